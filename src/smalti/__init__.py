@@ -1,0 +1,1 @@
+"""Self-supervised visual pre-training by composing views out of several images."""

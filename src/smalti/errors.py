@@ -1,0 +1,18 @@
+"""The errors a user can mend, and the one way to word them: what was got, what was expected, what to do."""
+
+
+class UserError(ValueError):
+    """Something the user can put right; the command line prints its one line and exits with code 2.
+
+    Args:
+        got: what was found, with the offending value.
+        expected: what would have been right.
+        do: the next step for the user, as an imperative.
+    """
+
+    def __init__(self, got: str, expected: str, do: str) -> None:
+        super().__init__(f"got {got}; expected {expected}; {do}")
+
+
+class BadImageError(Exception):
+    """One image file that cannot be used; the text is the reason written to `skipped.txt`."""

@@ -1,0 +1,131 @@
+"""Any timm backbone behind one contract: channels and stride are asked for, never assumed.
+
+Legend: N canvases, C channels of the last map, h x w its size, P pyramid levels.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+
+# A 3x3 convolution in place of the 7x7 and its max-pool; the stride of the whole network shrinks 32 -> 8 or 16.
+SMALL_STEM_STRIDE = {"stride8": 1, "stride16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which network to train.
+
+    Attributes:
+        name: a timm architecture, `smalti` adds none of its own: "resnet50", "vit_small_patch16_224", ...
+        stem: "standard" is timm's; "stride8" is the CIFAR stem of a ResNet (3x3 convolution of stride 1, no
+            max-pool; 32 px images give a 4 x 4 map); "stride16" the same with stride 2, for 48 to 96 px images.
+        in_channels: channels of the images, 1 or more.
+        options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
+    """
+
+    name: str = "resnet50"
+    stem: Literal["standard", "stride8", "stride16"] = "standard"
+    in_channels: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Features(NamedTuple):
+    """What a backbone says of N canvases.
+
+    `map` (N, C, h, w) is the last feature map (ViT: patch tokens laid out again); `pooled` (N, C) is timm's own
+    global feature (average pool for a ResNet, class token for most ViTs).
+    """
+
+    map: Tensor
+    pooled: Tensor
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier; `self.model` is that model and nothing else, so weights travel.
+
+    Raises:
+        UserError: for an unknown architecture, or options that it does not take.
+
+    Example:
+        >>> backbone = Backbone(BackboneConfig(name="resnet18", stem="stride8"))
+        >>> features = backbone(torch.zeros(2, 3, 32, 32))
+        >>> tuple(features.map.shape), tuple(features.pooled.shape), backbone.stride
+        ((2, 512, 4, 4), (2, 512), 8)
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _create(config)
+        info = self.model.feature_info[-1]
+        self.dim: int = self.model.num_features
+        self.stride: int = info["reduction"] * SMALL_STEM_STRIDE.get(config.stem, 4) // 4
+
+    def forward(self, images: Tensor) -> Features:
+        """(N, in_channels, H, W) normalised pixels -> Features."""
+        features = self.model.forward_features(images)
+        return Features(self._as_map(features, images), self.model.forward_head(features, pre_logits=True))
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """(N, in_channels, H, W) -> the maps of every stage, finest first, each (N, C_p, h_p, w_p)."""
+        return self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+
+    def _as_map(self, features: Tensor, images: Tensor) -> Tensor:
+        if features.ndim == 3:  # tokens (N, prefix + h * w, C)
+            tokens = features[:, self.model.num_prefix_tokens :]
+            h = images.shape[-2] // self.stride
+            return tokens.transpose(1, 2).unflatten(2, (h, -1))
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return features.permute(0, 3, 1, 2)
+        return features
+
+
+def _create(config: BackboneConfig) -> Any:
+    if not timm.is_model(config.name):
+        close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        raise UserError(
+            f"backbone {config.name!r}",
+            "the name of a timm architecture",
+            f"try {' or '.join(close)}" if close else "see timm.list_models()",
+        )
+    options = dict(config.options)
+    if "vit" in config.name and "swin" not in config.name:
+        options.setdefault("dynamic_img_size", True)
+    if config.name.startswith("swin_"):
+        options.setdefault("strict_img_size", False)
+    try:
+        model = timm.create_model(config.name, num_classes=0, in_chans=config.in_channels, **options)
+    except TypeError as error:
+        # timm drops options whose value is None and passes the rest on, so an unknown one ends here.
+        raise UserError(
+            f"backbone options {config.options} for {config.name}", "options that it takes", str(error)
+        ) from None
+    if config.stem != "standard":
+        _shrink_stem(model, config)
+    return model
+
+
+def _shrink_stem(model: Any, config: BackboneConfig) -> None:
+    if not isinstance(model, timm.models.resnet.ResNet) or not isinstance(model.conv1, nn.Conv2d):
+        raise UserError(
+            f"stem {config.stem!r} for {config.name}",
+            "a ResNet with a plain 7x7 stem",
+            "keep --backbone.stem standard and give a smaller patch in --backbone.options, "
+            'e.g. \'{"patch_size": 4}\'',
+        )
+    model.conv1 = nn.Conv2d(
+        config.in_channels,
+        model.conv1.out_channels,
+        kernel_size=3,
+        stride=SMALL_STEM_STRIDE[config.stem],
+        padding=1,
+        bias=False,
+    )
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
