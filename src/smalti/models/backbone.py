@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from smalti.errors import UserError
@@ -116,8 +115,7 @@ def _shrink_stem(model: Any, config: BackboneConfig) -> None:
         raise UserError(
             f"stem {config.stem!r} for {config.name}",
             "a ResNet with a plain 7x7 stem",
-            "keep --backbone.stem standard and give a smaller patch in --backbone.options, "
-            'e.g. \'{"patch_size": 4}\'',
+            "keep --backbone.stem standard and give a smaller patch in --backbone.options, e.g. '{\"patch_size\": 4}'",
         )
     model.conv1 = nn.Conv2d(
         config.in_channels,

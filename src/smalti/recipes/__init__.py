@@ -1,0 +1,65 @@
+"""Published settings by name: every public function of this folder's modules that returns a `Recipe` is one."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from smalti.errors import UserError
+from smalti.training.recipe import Recipe
+
+
+def all_recipes() -> dict[str, Callable[[], Recipe]]:
+    """Every recipe function by its name."""
+    found: dict[str, Callable[[], Recipe]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found |= _recipes_of(importlib.import_module(f"{__name__}.{module.name}"))
+    return dict(sorted(found.items()))
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name, or what `recipe()` returns in a Python file of the user's.
+
+    Raises:
+        UserError: no such recipe or file, or a file without a function `recipe`.
+    """
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    recipes = all_recipes()
+    if name not in recipes:
+        close = difflib.get_close_matches(name, recipes, n=2) or list(recipes)
+        raise UserError(f"recipe {name!r}", "a known recipe, or a file ending in .py", f"try {' or '.join(close)}")
+    return recipes[name]()
+
+
+def _recipes_of(module: ModuleType) -> dict[str, Callable[[], Recipe]]:
+    return {
+        name: function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+        and not name.startswith("_")
+        and inspect.signature(function).return_annotation is Recipe
+    }
+
+
+def _from_file(path: Path) -> Recipe:
+    if not path.is_file():
+        raise UserError(f"recipe file {path}, which does not exist", "a Python file", "check the path")
+    spec = importlib.util.spec_from_file_location("smalti_user_recipe", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"recipe file {path}", "a Python file", "check the path")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        recipe = module.recipe()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{type(error).__name__} in {path}: {error}", "def recipe() -> Recipe", "mend the file") from error
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{type(recipe).__name__} from recipe() in {path}", "a smalti Recipe", "return one")
+    return recipe

@@ -1,0 +1,48 @@
+"""InfoNCE: the cross-entropy of finding the positive among the candidates.
+
+Legend: R queries, D embedding, P keys, Q negatives.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """-log exp(q.k/tau) / (exp(q.k/tau) + sum_n exp(q.n/tau)), for every query (MosRep Eq. 9, first term).
+
+    Args:
+        query: (R, D), length 1.
+        positive: (R, D), the key k of each query.
+        negatives: (Q, D), n.
+        temperature: tau > 0.
+
+    Returns:
+        (R,) losses.
+    """
+    found = (query * positive).sum(dim=1, keepdim=True)  # (R, 1)
+    logits = torch.cat([found, _similarity(query, negatives)], dim=1) / temperature
+    return logits.logsumexp(dim=1) - logits[:, 0]
+
+
+def info_nce_among(query: Tensor, keys: Tensor, index: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """The same where the positive is one of several keys and the others are negatives too (Eq. 9, second term).
+
+    Args:
+        query: (R, D), length 1.
+        keys: (P, D), Z^k.
+        index: (R,) which key is the query's positive.
+        negatives: (Q, D), N.
+        temperature: tau > 0.
+
+    Returns:
+        (R,) losses.
+    """
+    logits = torch.cat([_similarity(query, keys), _similarity(query, negatives)], dim=1) / temperature
+    return F.cross_entropy(logits, index, reduction="none")
+
+
+def _similarity(query: Tensor, keys: Tensor) -> Tensor:
+    # Divided by a small temperature, a similarity rounded to 8 bits would move the loss in its second digit.
+    with torch.autocast(query.device.type, enabled=False):
+        return query @ keys.T

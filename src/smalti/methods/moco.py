@@ -1,0 +1,143 @@
+"""MoCo-v2 (arXiv:1911.05722, arXiv:2003.04297) on any composition; with mosaics, MosRep (ICLR 2023).
+
+Legend: B images on this process, W processes, N canvases, K regions on each, D embedding, Q keys in the queue.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from smalti.distributed import gather, rank, share, world_size
+from smalti.errors import UserError
+from smalti.losses.info_nce import info_nce, info_nce_among
+from smalti.methods.method import Method, Progress, Step
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.batch_norm import split_batch_norm, synchronise_batch_norm
+from smalti.models.heads import ProjectorConfig
+from smalti.models.momentum import MomentumPair, momentum_copy
+from smalti.models.network import Network
+from smalti.models.queue import Queue
+from smalti.views.canvas import Canvas, Regions
+from smalti.views.draws import field_key, permutation
+from smalti.views.plan import Composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig:
+    """MoCo-v2's settings; the defaults are those for ImageNet-1K.
+
+    Attributes:
+        projector: from features to embeddings.
+        momentum: m, what the key network keeps of itself at every step.
+        queue: Q, keys in the queue.
+        temperature: tau.
+        symmetric: each standard view is once the query and once the key, and the two losses are added.
+        norm_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
+            statistics of the whole batch over all processes. The published runs had 32 images on each device.
+        region_size: cells along a region read from the map.
+    """
+
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    momentum: float = 0.999
+    queue: int = 65536
+    temperature: float = 0.2
+    symmetric: bool = False
+    norm_group: int = 32
+    region_size: int = 7
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.999")
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 0.2")
+        if self.queue < 1 or self.region_size < 1:
+            raise UserError(f"queue {self.queue}, region_size {self.region_size}", "1 or more", "give larger ones")
+        if self.norm_group < 0 or self.norm_group == 1:
+            raise UserError(f"norm_group {self.norm_group}", "0, or 2 or more images", "use e.g. 32")
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that MoCo cannot learn from."""
+        if len(views) < 2 or not all(view.whole and view.canvases_per_image == 1 for view in views[:2]):
+            raise UserError(
+                f"views {', '.join(type(view).__name__ for view in views)}",
+                "first a query and a key view, each one whole canvas an image",
+                "begin the recipe's views with two Crop(count=1)",
+            )
+
+    def build(self, backbone: BackboneConfig) -> "MoCo":
+        return MoCo(self, backbone)
+
+
+class MoCo(Method):
+    """A query network trained to find, among Q others, the key of the same image made by its slow copy."""
+
+    def __init__(self, config: MoCoConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query_network = Network(backbone, config.projector, config.region_size)
+        self.key_network = momentum_copy(self.query_network)
+        self.queue = Queue(config.queue, config.projector.dim)
+        for network in (self.query_network, self.key_network):
+            if config.norm_group:
+                split_batch_norm(network, config.norm_group)
+            else:
+                synchronise_batch_norm(network)
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """MosRep Eq. 9; `views` are the query view, the key view, and any further canvases."""
+        first, second, *composed = views
+        key = self._encode_keys(second, progress)  # (W*B, D), z^k of all processes
+        loss, logs = self._contrast(first, composed, key)
+        if self.config.symmetric:
+            other_key = self._encode_keys(first, progress)
+            loss = loss + self._contrast(second, composed, other_key)[0]
+            key = torch.cat([key, other_key])
+        self.queue.enqueue(key)
+        return Step(loss, logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return [MomentumPair(self.query_network, self.key_network, self.config.momentum)]
+
+    def encoder(self) -> Backbone:
+        return self.query_network.backbone
+
+    def _contrast(self, query: Canvas, composed: Sequence[Canvas], key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 9 for one query view: its own term, and one for every further composition."""
+        negatives, tau = self.queue.keys.clone(), self.config.temperature
+        z = self.query_network(query)  # (N, K, D)
+        first = rank() * (len(key) // world_size())  # number of this process's first image
+        positive = key[first + query.regions.source.flatten()]  # (N*K, D)
+        loss = _weighted_mean(info_nce(z.flatten(0, 1), positive, negatives, tau), query.regions)
+        logs = {"loss_standard": loss.detach(), "z_std": _spread(z)}
+        for number, canvas in enumerate(composed):
+            z = self.query_network(canvas)
+            image = first + canvas.regions.source.flatten()
+            among = info_nce_among(z.flatten(0, 1), key, image, negatives, tau)
+            term = _weighted_mean(among, canvas.regions)
+            logs[f"loss_composed_{number}"] = term.detach()
+            loss = loss + term
+        return loss, logs
+
+    @torch.no_grad()
+    def _encode_keys(self, canvas: Canvas, progress: Progress) -> Tensor:
+        """(W*B, D) keys in the order of the images of all processes; groups of a batch are shuffled ones."""
+        if not self.config.norm_group:
+            return gather(self.key_network(canvas)[:, 0])
+        pixels = gather(canvas.pixels)  # (W*B, C, H, W)
+        order = torch.from_numpy(permutation(len(pixels), progress.seed, field_key("shuffle"), progress.step))
+        order = order.to(pixels.device)
+        shuffled = Canvas(pixels=share(pixels[order]), regions=canvas.regions)
+        return gather(self.key_network(shuffled)[:, 0])[order.argsort()]
+
+
+def _weighted_mean(losses: Tensor, regions: Regions) -> Tensor:
+    """1/N 1/K sum of weight times loss."""
+    return (losses * regions.weight.flatten()).mean()
+
+
+def _spread(z: Tensor) -> Tensor:
+    """Standard deviation of the embeddings, times sqrt(D): near 1 when healthy, 0 when all are one (collapse)."""
+    z = z.detach().flatten(0, -2)
+    return z.std(dim=0, unbiased=False).mean() * z.shape[-1] ** 0.5

@@ -1,0 +1,27 @@
+"""The slow copy of a network: target <- m * target + (1 - m) * online (MoCo, arXiv:1911.05722, Eq. 2)."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class MomentumPair(NamedTuple):
+    """Two networks of one shape and the weight m in [0, 1] that the target keeps of itself."""
+
+    online: nn.Module
+    target: nn.Module
+    momentum: float
+
+
+def momentum_copy(online: nn.Module) -> nn.Module:
+    """A copy that starts equal and takes no gradients."""
+    return copy.deepcopy(online).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_targets(pairs: list[MomentumPair]) -> None:
+    """Move every target's parameters; buffers, such as running statistics, stay the target's own."""
+    for online, target, momentum in pairs:
+        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)

@@ -1,0 +1,49 @@
+"""MoCo-v2 and MosRep on it: the published ImageNet settings."""
+
+from dataclasses import replace
+
+from smalti.methods.moco import MoCoConfig
+from smalti.models.heads import ProjectorConfig
+from smalti.training.optim import OptimiserConfig
+from smalti.training.recipe import Recipe
+from smalti.views.crops import Crop
+from smalti.views.mosaic import Mosaic
+
+
+def moco_v2() -> Recipe:
+    """Two standard views of 224 px, ResNet-50, 200 epochs of ImageNet-1K."""
+    return Recipe(
+        name="moco_v2",
+        source="arXiv:2003.04297; MosRep's weak baseline (ICLR 2023, released code)",
+        published="linear probe on ImageNet-1K, 200 epochs: 67.7",
+        views=(Crop(size=224), Crop(size=224)),
+        method=MoCoConfig(projector=ProjectorConfig(kind="conv", dim=128)),
+        # The text says 0.3; the released script's 0.03 is MoCo-v2's own.
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
+        epochs=200,
+        batch_size=256,
+    )
+
+
+def moco_v2_multicrop() -> Recipe:
+    """The strong baseline: four small crops of 112 px beside the standard views."""
+    base = moco_v2()
+    return replace(
+        base,
+        name="moco_v2_multicrop",
+        source="MosRep's strong baseline (ICLR 2023, released code)",
+        published="linear probe on ImageNet-1K, 200 epochs: 69.8",
+        views=(*base.views, Crop(size=112, scale=(0.1, 0.6), count=4)),
+    )
+
+
+def mosrep_moco() -> Recipe:
+    """MosRep on MoCo-v2: the four small crops laid out as mosaics of four images."""
+    base = moco_v2()
+    return replace(
+        base,
+        name="mosrep_moco",
+        source="MosRep (ICLR 2023), section 3 and released code",
+        published="linear probe on ImageNet-1K, 200 epochs: 72.3",
+        views=(*base.views, Mosaic(tile_size=112, tiles=4, scale=(0.1, 0.6), max_shift=48, alpha=0.5)),
+    )

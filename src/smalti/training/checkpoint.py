@@ -1,0 +1,41 @@
+"""Checkpoints: everything that a run needs to continue as if it had not stopped.
+
+Queue, running statistics and momentum weights are in the method's state dictionary; the order of the images, the views,
+the schedules and all random numbers follow from the number of the next step.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smalti.errors import UserError
+from smalti.runs import atomic
+from smalti.training.module import Pretraining
+
+
+def save_checkpoint(path: Path, module: Pretraining, optimiser: torch.optim.Optimizer) -> None:
+    """Write the run's state; the file appears whole or not at all."""
+    state = {
+        "next_step": module.next_step,
+        "method": module.method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path, module: Pretraining) -> None:
+    """Put the module where the checkpoint left off; its optimiser takes its state when it is made.
+
+    Raises:
+        UserError: the file is not a checkpoint of this run's method.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        module.method.load_state_dict(state["method"])
+    except (RuntimeError, KeyError, OSError, EOFError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint {path}: {first_line}", "a checkpoint of this recipe", "give another --out") from error
+    module.next_step = state["next_step"]
+    module.optimiser_state = state["optimiser"]

@@ -1,0 +1,105 @@
+"""The one LightningModule: it turns batches into canvases, asks the method for its loss, and moves the weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from smalti.errors import UserError
+from smalti.methods.method import Method, Progress
+from smalti.models.momentum import update_targets
+from smalti.schedules import warmup_cosine
+from smalti.training.optim import make_optimiser, scale_learning_rate
+from smalti.training.recipe import Recipe
+from smalti.views.canvas import Canvas
+from smalti.views.draws import mix
+from smalti.views.finish import Normalisation, finish
+from smalti.views.loader import Batch
+from smalti.views.render_device import render
+
+
+class Pretraining(L.LightningModule):
+    """A method in training.
+
+    The number of the step comes with the batch, so nothing here depends on how often the run was stopped.
+
+    Args:
+        method: what learns.
+        recipe: how.
+        normalisation: of the pixels.
+        steps_per_epoch: batches, counted in parts where gradients are accumulated.
+    """
+
+    def __init__(self, method: Method, recipe: Recipe, normalisation: Normalisation, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.method = method
+        self.recipe = recipe
+        self.normalisation = normalisation
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = recipe.epochs * steps_per_epoch
+        self.next_step = 0
+        self.optimiser_state: dict[str, Any] | None = None
+        self.logs: dict[str, Tensor] = {}
+        self.bad_images: list[tuple[str, str]] = []
+        self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[int, list[Canvas]]:
+        """Make the canvases here: outside autocast, so that colours keep their precision."""
+        self.bad_images.extend(batch.bad)
+        pixels = batch.pixels or [render(plan, batch.images) for plan in batch.plans]
+        finished = zip(self.recipe.views, batch.plans, pixels, strict=True)
+        return batch.step, [finish(view, plan, canvases, self.normalisation) for view, plan, canvases in finished]
+
+    def training_step(self, batch: tuple[int, Sequence[Canvas]], batch_idx: int) -> Tensor:
+        step, views = batch
+        # Whatever is random inside a network (dropout, drop path) belongs to the step too.
+        torch.manual_seed(int(mix(self.recipe.seed, step, self.global_rank) >> 1))
+        loss, logs = self.method(views, self.progress(step))
+        bad = ~loss.detach().isfinite() & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(bad, step, self.first_bad_step)
+        self.logs = {"loss": loss.detach(), **logs}
+        self.next_step = step + 1
+        return loss
+
+    def progress(self, step: int) -> Progress:
+        return Progress(
+            step=step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=self.recipe.seed,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Of the optimiser step that ends with the given step."""
+        recipe = self.recipe
+        warmup = round(recipe.optimiser.warmup_epochs * self.steps_per_epoch)
+        factor = warmup_cosine(step, self.total_steps, warmup)
+        return scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size) * factor
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimiser = make_optimiser(self.recipe.optimiser, self.method, self.recipe.batch_size)
+        if self.optimiser_state is not None:
+            optimiser.load_state_dict(self.optimiser_state)
+            self.optimiser_state = None
+        return optimiser
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Called once for every real step, whatever the accumulation: the targets move here and nowhere else."""
+        step = self.next_step  # the closure runs training_step, which counts on
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate(step)
+        optimizer.step(closure=optimizer_closure)
+        update_targets(self.method.momentum_pairs(self.progress(step)))
+
+    def check_finite(self, last_good: str) -> None:
+        """Raise UserError if the loss has been NaN or infinite, naming the first such step and what can be saved."""
+        if (step := int(self.first_bad_step)) >= 0:
+            raise UserError(
+                f"a loss that is NaN or infinite at step {step}",
+                "a finite loss",
+                f"lower --optimiser.base-lr or give it --optimiser.warmup-epochs; the last good checkpoint is {last_good}",
+            )

@@ -1,0 +1,94 @@
+"""A recipe: everything that decides what a run learns, in one frozen object."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from smalti.errors import UserError
+from smalti.methods.moco import MoCoConfig
+from smalti.models.backbone import BackboneConfig
+from smalti.training.optim import OptimiserConfig
+from smalti.views.crops import Crop
+from smalti.views.mosaic import Mosaic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A run's settings; a published one is a function in `smalti.recipes` that returns it.
+
+    Attributes:
+        name: of the recipe.
+        source: paper, section or table that it follows.
+        published: figure that its source reports, in words.
+        views: compositions made of every batch; the first two are the standard views.
+        backbone: the network to train.
+        method: what it learns by.
+        optimiser: how its weights move.
+        epochs: passes over the images.
+        batch_size: images of an optimiser step, over all devices.
+        accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
+        block: images among which canvases are dealt; 0 for the largest divisor of the batch up to 32.
+        seed: of everything random.
+        precision: "auto" is bfloat16 where the hardware computes in it, else 32 bits.
+        executor: where views are made: by the loader's processes on the "host", on the training "device", or "auto":
+            on the device for small images held in memory, else on the host.
+        max_bad_fraction: of the files that may be unusable before the run stops (a few always may).
+    """
+
+    name: str
+    source: str = ""
+    published: str = ""
+    views: tuple[Crop | Mosaic, ...]
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: MoCoConfig = field(default_factory=MoCoConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    epochs: int = 200
+    batch_size: int = 256
+    accumulate: int = 1
+    block: int = 0
+    seed: int = 0
+    precision: Literal["auto", "bf16", "32"] = "auto"
+    executor: Literal["auto", "host", "device"] = "auto"
+    max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"a batch of {self.batch_size} in {self.accumulate} parts", "a whole number of images a part",
+                "change --batch-size or --accumulate",
+            )
+        self.method.check(self.views)
+
+    @property
+    def image_size(self) -> int:
+        """Side of a standard view, at which the encoder is scored too, pixels."""
+        return self.views[0].canvas_size
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that go through the network at once, over all devices."""
+        return self.batch_size // self.accumulate
+
+    def resized(self, image_size: int) -> "Recipe":
+        """The recipe with every view, tile and shift scaled so that a standard view measures `image_size` pixels."""
+        factor = image_size / self.image_size
+        return dataclasses.replace(self, views=tuple(view.resized(factor) for view in self.views))
+
+    def to_json(self) -> str:
+        """Every field, with each component's class beside its fields."""
+        return json.dumps(_plain(self), indent=2) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = {"class": type(value).__name__}
+        return named | {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,254 @@
+"""From a source of images to batches of views: the step number alone decides what a batch holds.
+
+The data set is indexed by the step of the run, so an epoch's order, the share of a rank, the views and what replaces a
+bad image are functions of (seed, step): resuming at step n is asking for items n, n + 1, ...
+
+Legend: B images of one rank's share of a batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from smalti.errors import BadImageError, UserError
+from smalti.images.source import ImageSource
+from smalti.images.statistics import PixelStatistics
+from smalti.views.draws import Draws, field_key, mix, permutation
+from smalti.views.plan import Composition, Plan
+from smalti.views.render_host import HostRenderer
+
+_MAX_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOrder:
+    """Which images stand in the batch of a step, the same for every number of workers and ranks.
+
+    Attributes:
+        num_images: in the data set.
+        batch_size: images of a step over all ranks; the last, incomplete batch of an epoch is left out.
+        seed: of the run.
+        block: images within which canvases are dealt; 0 for the largest divisor of the batch up to 32. Views are the
+            same for every number of ranks because no block is ever split between two.
+
+    Raises:
+        UserError: the batch is larger than the data set, or the block does not divide it.
+    """
+
+    num_images: int
+    batch_size: int
+    seed: int
+    block: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= self.num_images:
+            raise UserError(
+                f"a batch of {self.batch_size} images from {self.num_images}",
+                "1 to as many as there are",
+                f"use --batch-size {max(self.num_images, 1)} or less",
+            )
+        if self.block and self.batch_size % self.block:
+            raise UserError(
+                f"--block {self.block} for a batch of {self.batch_size}", "a divisor of the batch", "change one of them"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_images // self.batch_size
+
+    @property
+    def deal_block(self) -> int:
+        """Images in a block."""
+        if self.block:
+            return self.block
+        divisors = [d for d in range(8, _MAX_BLOCK + 1) if self.batch_size % d == 0]
+        return max(divisors, default=self.batch_size)
+
+    def check_parts(self, parts: int) -> None:
+        """Raise UserError where gradients accumulate over more parts than an epoch has batches."""
+        if self.steps_per_epoch < parts:
+            raise UserError(
+                f"{self.num_images} images for a batch in {parts} parts of {self.batch_size}",
+                "at least one whole batch an epoch",
+                f"use --batch-size {self.num_images} or less",
+            )
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """(batch_size,) indices in the data set for a step counted over the whole run."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.batch_size
+        return self._epoch(epoch)[start : start + self.batch_size]
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        cached: dict[int, NDArray[np.int64]] = self.__dict__.setdefault("_cache", {})
+        if epoch not in cached:
+            cached.clear()
+            cached[epoch] = permutation(self.num_images, self.seed, field_key("order"), epoch)
+        return cached[epoch]
+
+
+@dataclass
+class Batch:
+    """One step's views of one rank's share, rendered or about to be.
+
+    Attributes:
+        step: counted over the run.
+        plans: one for each composition.
+        pixels: host executor: for each composition (N, C, L, L) canvases, uint8 or float32 in [0, 1]; else empty.
+        images: device executor: (B, C, H, W) images, padded to the largest, uint8 or float32 in [0, 1]; else None.
+        bad: (name, reason) of the images that could not be used, others standing in for them.
+    """
+
+    step: int
+    plans: list[Plan]
+    pixels: list[Tensor] = field(default_factory=list)
+    images: Tensor | None = None
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its pixels on another device; plans stay on the host."""
+        return replace(
+            self,
+            pixels=[pixels.to(device, non_blocking=True) for pixels in self.pixels],
+            images=None if self.images is None else self.images.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> "Batch":
+        return replace(
+            self,
+            pixels=[pixels.pin_memory() for pixels in self.pixels],
+            images=None if self.images is None else self.images.pin_memory(),
+        )
+
+
+class ViewDataset(Dataset[Batch]):
+    """Item n is the batch of views of step n.
+
+    Args:
+        source: where the images come from.
+        views: the compositions.
+        order: which images stand in which step.
+        statistics: range of the pixels, for images that are not 8-bit.
+        executor: "host" renders here, "device" hands on the decoded images.
+        rank: which share of every batch to make.
+        world_size: shares of a batch; each must be a multiple of the block.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        views: Sequence[Composition],
+        order: BatchOrder,
+        statistics: PixelStatistics,
+        executor: Literal["host", "device"] = "host",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        share, rest = divmod(order.batch_size, world_size)
+        if rest or share % order.deal_block:
+            raise UserError(
+                f"a batch of {order.batch_size} images on {world_size} processes, dealt in blocks of {order.deal_block}",
+                "for each process a whole number of blocks",
+                "change --batch-size, or give a --block that divides the share of a process",
+            )
+        self._source, self._views, self._order, self._statistics = source, tuple(views), order, statistics
+        self._executor, self._first = executor, rank * share
+        self.share = share
+
+    def image(self, step: int, position: int) -> NDArray[Any]:
+        """The image (H, W, C) that stands at a position of this share of a step's batch."""
+        indices = self._order.indices(step)
+        return self._read(int(indices[self._first + position]), indices, [])[0]
+
+    def __getitem__(self, step: int) -> Batch:
+        batch_indices = self._order.indices(step)
+        wanted = batch_indices[self._first : self._first + self.share]
+        bad: list[tuple[str, str]] = []
+        images, indices = [], np.empty_like(wanted)
+        for position, index in enumerate(wanted):
+            image, indices[position] = self._read(int(index), batch_indices, bad)
+            images.append(image)
+        sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
+        plans = [view.plan(sizes, self._draws(step, number, indices)) for number, view in enumerate(self._views)]
+        if self._executor == "device":
+            return Batch(step=step, plans=plans, images=_stack(images), bad=bad)
+        return Batch(step=step, plans=plans, pixels=_render(plans, images), bad=bad)
+
+    def _draws(self, step: int, view: int, indices: NDArray[np.int64]) -> Draws:
+        return Draws(
+            seed=self._order.seed,
+            epoch=step // self._order.steps_per_epoch,
+            step=step,
+            view=view,
+            images=indices,
+            first=self._first,
+            block=self._order.deal_block,
+        )
+
+    def _read(self, index: int, batch: NDArray[np.int64], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:
+        """The image, or in place of a bad one another that is not in the batch: always the same for the same batch."""
+        taken = set(batch.tolist()) if len(batch) < len(self._source) else set()
+        wanted, attempt = index, 0
+        while True:
+            try:
+                return self._statistics.to_unit(self._source.read(index)), index
+            except BadImageError as error:
+                bad.append((self._source.image_name(index), str(error)))
+            if attempt > 1000:
+                raise UserError(
+                    f"{attempt} unusable images in a row", "a data set that is mostly images", "look at skipped.txt"
+                )
+            index, attempt = self._substitute(wanted, attempt, taken)
+
+    def _substitute(self, wanted: int, attempt: int, taken: set[int]) -> tuple[int, int]:
+        while True:
+            attempt += 1
+            index = int(mix(self._order.seed, field_key("substitute"), wanted, attempt) % np.uint64(len(self._source)))
+            if index not in taken:
+                return index, attempt
+
+
+def make_loader(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """Batches for the given steps of a run, in order, made by `workers` processes (0: by this one)."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread if workers else None,
+        persistent_workers=False,
+        prefetch_factor=2 if workers else None,
+    )
+
+
+def _one_thread(_worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _stack(images: list[NDArray[Any]]) -> Tensor:
+    """(B, C, H, W) with every image at the top left."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    if all(image.shape[:2] == (height, width) for image in images):
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    stacked = np.zeros((len(images), height, width, images[0].shape[2]), dtype=images[0].dtype)
+    for slot, image in zip(stacked, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+
+def _render(plans: list[Plan], images: list[NDArray[Any]]) -> list[Tensor]:
+    renderers = [HostRenderer(plan, images[0].shape[2], images[0].dtype) for plan in plans]
+    for position, image in enumerate(images):
+        for renderer in renderers:
+            renderer.add(position, image)
+    return [renderer.pixels() for renderer in renderers]

@@ -1,0 +1,165 @@
+"""Mosaics: small crops of different images laid out as one view, and moved (MosRep, ICLR 2023, section 2.2).
+
+Legend: B images on this rank, M small crops of each, N canvases, b images in a block.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+
+from smalti.errors import UserError
+from smalti.views.canvas import Canvas, Regions
+from smalti.views.crops import Augmentation, check_crop, draw_tiles
+from smalti.views.draws import Draws
+from smalti.views.plan import Ints, Plan, flatten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mosaic:
+    """M small crops of every image, dealt onto B canvases of sqrt(M) x sqrt(M) tiles, never two of one image.
+
+    Attributes:
+        tile_size: side of a small crop, pixels; a canvas measures sqrt(M) times as much.
+        tiles: M, small crops of an image and tiles on a canvas: 1, 4 or 9.
+        scale: range of a crop's share of its image's area.
+        ratio: range of its width over its height.
+        max_shift: theta, the furthest a canvas is moved either way, pixels; 0 switches the jitter off.
+        alpha: of Beta(alpha, alpha), from which the shift is drawn (Eq. 5); below 1 large shifts are likely.
+        weigh_visible: weigh a region by the square root of its visible part, else by 1 (0 where nothing is left).
+        background: "images", or for appendix C's control "noise": every crop alone in a corner of its own canvas,
+            the rest Gaussian noise (M times as many canvases).
+        augmentation: what happens to each crop.
+    """
+
+    tile_size: int = 112
+    tiles: Literal[1, 4, 9] = 4
+    scale: tuple[float, float] = (0.1, 0.6)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    max_shift: int = 48
+    alpha: float = 0.5
+    weigh_visible: bool = True
+    background: Literal["images", "noise"] = "images"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        check_crop(self.tile_size, self.scale, self.ratio, self.tiles)
+        if self.tiles not in (1, 4, 9):
+            raise UserError(f"a mosaic of {self.tiles} tiles", "1, 4 or 9", "change --views.N.tiles")
+        if not 0 <= self.max_shift <= self.canvas_size:
+            raise UserError(
+                f"max_shift {self.max_shift} px",
+                f"0 to the canvas's {self.canvas_size} px",
+                "give a smaller shift",
+            )
+        if self.alpha <= 0:
+            raise UserError(f"alpha {self.alpha}", "a number above 0", "use e.g. 0.5")
+
+    @property
+    def grid(self) -> int:
+        """Tiles along a side of the canvas."""
+        return math.isqrt(self.tiles)
+
+    @property
+    def canvas_size(self) -> int:
+        return self.tile_size * self.grid
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @property
+    def canvases_per_image(self) -> int:
+        return self.tiles if self.background == "noise" else 1
+
+    def resized(self, factor: float) -> "Mosaic":
+        return replace(self, tile_size=round(self.tile_size * factor), max_shift=round(self.max_shift * factor))
+
+    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+        """Algorithm 1 of appendix D, every canvas with its own jitter; N = B, K = M (noise: N = B * M, K = 1)."""
+        tiles = flatten(draw_tiles(sizes, draws, self.tiles, self.scale, self.ratio, self.augmentation))
+        slots = self._lonely_slots(draws) if self.background == "noise" else self._dealt_slots(draws)
+        offset = self._draw_offset(draws, len(slots))
+        return Plan(
+            tiles=tiles,
+            tile_size=self.tile_size,
+            slots=slots,
+            offset=offset,
+            canvas_size=self.canvas_size,
+            regions=self._regions(slots, offset, tiles.image),
+            background="noise" if self.background == "noise" else "zero",
+            noise_key=(draws.per_canvas("noise", len(slots))[:, 0] * 2**62).astype(np.int64),
+        )
+
+    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
+        return canvas
+
+    def _dealt_slots(self, draws: Draws) -> Ints:
+        """(N, G, G) tile in each cell: every crop on one canvas, every canvas with crops of M different images."""
+        dealt = np.concatenate(
+            [
+                deal(draws, block, self.tiles) + start * self.tiles
+                for start, block in zip(range(0, len(draws.images), draws.block), draws.blocks(), strict=True)
+            ]
+        )
+        cells = draws.per_canvas("cells", len(dealt), self.tiles).argsort(axis=1)
+        return np.take_along_axis(dealt, cells, axis=1).reshape(-1, self.grid, self.grid)
+
+    def _lonely_slots(self, draws: Draws) -> Ints:
+        """(N, G, G) every crop in a random cell of its own canvas, the other cells empty (-1)."""
+        count = len(draws.images) * self.tiles
+        cell = (draws.per_canvas("cells", count)[:, 0] * self.tiles).astype(np.int64)
+        slots = np.full((count, self.tiles), -1, dtype=np.int64)
+        slots[np.arange(count), cell] = np.arange(count)
+        return slots.reshape(-1, self.grid, self.grid)
+
+    def _draw_offset(self, draws: Draws, canvases: int) -> Ints:
+        """(N, 2) theta * (2u - 1) with u ~ Beta(alpha, alpha): Eq. 5, both ways as in the released code."""
+        u = betaincinv(self.alpha, self.alpha, draws.per_canvas("jitter", canvases, 2))
+        return np.rint(self.max_shift * (2 * u - 1)).astype(np.int64)
+
+    def _regions(self, slots: Ints, offset: Ints, image: Ints) -> Regions:
+        cells = np.arange(self.grid) * self.tile_size
+        x0 = offset[:, 0, None, None] + cells[None, None, :]  # (N, 1, G)
+        y0 = offset[:, 1, None, None] + cells[None, :, None]  # (N, G, 1)
+        x0, y0 = np.broadcast_arrays(x0, y0)
+        boxes = np.stack([x0, y0, x0 + self.tile_size, y0 + self.tile_size], axis=-1)  # Eq. 6
+        filled = slots >= 0
+        boxes = boxes[filled].clip(0, self.canvas_size).reshape(len(slots), -1, 4)
+        visible = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) / self.tile_size**2
+        weight = np.sqrt(visible) if self.weigh_visible else (visible > 0).astype(np.float64)
+        return Regions(
+            source=torch.from_numpy(image[slots[filled]].reshape(len(slots), -1)),
+            boxes=torch.from_numpy(boxes).float(),
+            weight=torch.from_numpy(weight).float(),
+            whole=False,
+        )
+
+
+def deal(draws: Draws, block: int, crops: int) -> Ints:
+    """(b, M) crops dealt onto the canvases of one block of b images, M of each; crop j of image i is i * M + j.
+
+    Crop j of image i goes to canvas i + s_j with M different shifts s_j, images and canvases numbered at random: so
+    the crops of an image lie on M canvases, and a canvas holds crops of M images.
+
+    Raises:
+        UserError: a block has fewer than M images.
+    """
+    images = draws.block
+    if images < crops:
+        raise UserError(
+            f"{images} images to deal mosaics of {crops} tiles from",
+            f"at least {crops}, since no image may be on a canvas twice",
+            "give a larger --batch-size or --block",
+        )
+    image_at = draws.block_permutation("images", block, images)  # (b,)
+    canvas_at = draws.block_permutation("canvases", block, images)
+    shift = draws.block_permutation("shifts", block, images)[:crops]  # (M,) different
+    position = np.arange(images)[:, None]
+    canvas = canvas_at[(position + shift) % images]  # (b, M): canvas of crop j of the image at each position
+    crop = image_at[:, None] * crops + np.arange(crops)
+    order = np.argsort(canvas, axis=None, kind="stable")
+    return crop.reshape(-1)[order].reshape(images, crops)

@@ -1,0 +1,141 @@
+"""A plan: every parameter of a batch of views, drawn before a pixel is touched.
+
+A plan is a grid of tiles on each canvas, moved by an offset. A crop is a grid of one tile, a mosaic of 2 x 2, a montage
+of 2^s x 2^s. Two executors render the same plan: `render_host` and `render_device`.
+
+Legend: T tiles, N canvases, G tiles along a canvas's side, B images on this rank.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smalti.views.canvas import Canvas, Regions
+from smalti.views.draws import Draws
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """How each of T tiles is made from an image of the batch.
+
+    Attributes:
+        image: (T,) position in this rank's batch.
+        crop: (T, 4) xyxy, whole pixels of the source image, right and bottom exclusive.
+        flip: (T,) mirrored left to right.
+        sigma: (T,) of the Gaussian blur, pixels of the tile; 0 for none.
+        brightness: (T,) factor; 1 for none.
+        contrast: (T,) factor; 1 for none.
+        saturation: (T,) factor; 1 for none.
+        hue: (T,) turn of the colour wheel in [-0.5, 0.5]; 0 for none.
+        contrast_last: (T,) contrast comes after hue.
+        saturation_last: (T,) saturation comes after hue.
+        grey: (T,) turned to grey.
+        solarise: (T,) values from this threshold in [0, 1] up are inverted; 2 for none.
+    """
+
+    image: Ints
+    crop: Ints
+    flip: Bools
+    sigma: Floats
+    brightness: Floats
+    contrast: Floats
+    saturation: Floats
+    hue: Floats
+    contrast_last: Bools
+    saturation_last: Bools
+    grey: Bools
+    solarise: Floats
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Tiles, their places, and the regions that result.
+
+    Attributes:
+        tiles: the T tiles.
+        tile_size: side of a tile, pixels.
+        slots: (N, G, G) which tile lies in which cell of a canvas's grid; -1 for none.
+        offset: (N, 2) x and y by which the grid is moved on its canvas, pixels; what leaves the canvas is lost.
+        canvas_size: side of a canvas, pixels.
+        regions: what is where.
+        background: what fills pixels that no tile covers, after normalisation: zeros, or Gaussian noise of mean 0
+            and deviation 1.
+        noise_key: (N,) seeds of the noise.
+    """
+
+    tiles: Tiles
+    tile_size: int
+    slots: Ints
+    offset: Ints
+    canvas_size: int
+    regions: Regions
+    background: Literal["zero", "noise"] = "zero"
+    noise_key: Ints | None = None
+
+    @property
+    def num_canvases(self) -> int:
+        return len(self.slots)
+
+    @property
+    def covered(self) -> bool:
+        """Tiles cover every pixel of every canvas."""
+        return not self.offset.any() and bool((self.slots >= 0).all())
+
+    def corners(self) -> Ints:
+        """(T, 3) the canvas of each tile and x, y of its top left corner there, pixels; may lie outside."""
+        canvas, row, column = np.nonzero(self.slots >= 0)
+        corners = np.empty((len(self.tiles), 3), dtype=np.int64)
+        tile = self.slots[canvas, row, column]
+        corners[tile, 0] = canvas
+        corners[tile, 1] = column * self.tile_size + self.offset[canvas, 0]
+        corners[tile, 2] = row * self.tile_size + self.offset[canvas, 1]
+        return corners
+
+
+class Composition(Protocol):
+    """A way of making canvases out of a batch of images; a frozen dataclass whose fields are its settings."""
+
+    @property
+    def canvas_size(self) -> int:
+        """Side of a canvas, pixels."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Every region is its whole canvas."""
+        ...
+
+    @property
+    def canvases_per_image(self) -> int:
+        """Canvases made for each image of the batch."""
+        ...
+
+    def resized(self, factor: float) -> Self:
+        """The same composition with every length in pixels scaled."""
+        ...
+
+    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+        """Draw everything that is random about the views of B images of `sizes` (B, 2: width, height; pixels)."""
+        ...
+
+    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
+        """What is left to do on the rendered, normalised canvases; nothing random happens here."""
+        ...
+
+
+def flatten(tiles: dict[str, NDArray]) -> Tiles:
+    """Arrays (B, crops, ...) -> Tiles, image by image."""
+    return Tiles(**{field.name: _merge(tiles[field.name]) for field in fields(Tiles)})
+
+
+def _merge(array: NDArray) -> NDArray:
+    return array.reshape(-1, *array.shape[2:])

@@ -1,0 +1,137 @@
+"""The device executor: a view is two small matrices.
+
+Crop, antialiased resize, flip and blur are linear and separable, so a tile is `Wy @ image @ Wx^T`, with the matrices of
+a whole batch built from the plan: two batched matrix products on whatever device the images are. Colours follow as
+matrices too, and one gather lays the tiles out on their canvases.
+
+Legend: T tiles, B images, C channels, N canvases, S side of a tile, L side of a canvas.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smalti.views.colour import after_hue, before_hue
+from smalti.views.plan import Floats, Ints, Plan, Tiles
+from smalti.views.render_host import blur_radius
+
+
+def render(plan: Plan, images: Tensor) -> Tensor:
+    """Canvases (N, C, L, L) in [0, 1], float, channels last; pixels that no tile covers are 0.
+
+    Args:
+        plan: what to render.
+        images: (B, C, H, W) uint8, or float in [0, 1]; smaller images stand at the top left of the padding. float64
+            images are rendered in float64, others in float32, on CUDA with half-precision products.
+    """
+    tiles = _resample(plan, images)
+    if tiles.shape[1] == 3:
+        tiles = _colour(plan.tiles, tiles)
+    return _lay_out(plan, tiles)
+
+
+def _resample(plan: Plan, images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (T, C, S, S) in [0, 1]."""
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    # Weights are at most 1 and 8-bit values are exact in half precision: tensor cores lose under a fifth of a level.
+    product = torch.float16 if images.is_cuda and dtype == torch.float32 else dtype
+    tiles, size, device = plan.tiles, plan.tile_size, images.device
+    to = {"device": device, "dtype": product}
+    height, width = images.shape[-2:]
+    blur = _blur_matrices(tiles.sigma, size)
+    rows = blur @ _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height)  # (T, S, H)
+    columns = blur @ _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width)  # (T, S, W)
+    columns = torch.where(torch.from_numpy(tiles.flip)[:, None, None], columns.flip(1), columns)
+    source = images[torch.from_numpy(tiles.image).to(device)].to(product)  # (T, C, H, W)
+    out = rows.to(**to)[:, None] @ source @ columns.to(**to).mT[:, None]
+    return out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
+
+
+def _resize_matrices(start: Ints, stop: Ints, size: int, length: int) -> Tensor:
+    """(T, S, length) the antialiased bilinear resize of pixels [start, stop) to S, as torch's interpolate has it."""
+    begin, end = (torch.from_numpy(edge).double()[:, None, None] for edge in (start, stop))
+    scale = (end - begin) / size
+    centre = begin + scale * (torch.arange(size) + 0.5)[None, :, None]  # (T, S, 1)
+    pixel = (torch.arange(length) + 0.5)[None, None, :]
+    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weight = weight * ((pixel > begin) & (pixel < end))
+    return weight / weight.sum(dim=-1, keepdim=True)
+
+
+def _blur_matrices(sigma: Floats, size: int) -> Tensor:
+    """(T, S, S) Gaussian blur with the border reflected about its last pixel; identity where sigma is 0."""
+    matrices = torch.eye(size, dtype=torch.float64).repeat(len(sigma), 1, 1)
+    blurred = np.flatnonzero(sigma > 0)
+    if not len(blurred):
+        return matrices
+    radius = np.array([blur_radius(s, size) for s in sigma[blurred]])
+    reach = np.arange(-radius.max(), radius.max() + 1)
+    kernel = np.exp(-0.5 * (reach / sigma[blurred, None]) ** 2) * (abs(reach) <= radius[:, None])
+    kernel /= kernel.sum(axis=1, keepdims=True)  # (blurred, taps)
+    target = np.arange(size)[:, None] + reach  # (S, taps)
+    target = abs(target)
+    target = np.where(target >= size, 2 * (size - 1) - target, target)
+    band = torch.zeros(len(blurred), size, size, dtype=torch.float64)
+    index = torch.from_numpy(target)[None].expand(len(blurred), -1, -1)
+    band.scatter_add_(2, index, torch.from_numpy(kernel)[:, None].expand_as(index))
+    matrices[torch.from_numpy(blurred)] = band
+    return matrices
+
+
+def _colour(tiles: Tiles, pixels: Tensor) -> Tensor:
+    """(T, 3, S, S) in [0, 1] -> the same, changed."""
+    pixels = _affine(pixels, *before_hue(tiles))
+    turned = torch.from_numpy(np.flatnonzero(tiles.hue)).to(pixels.device)
+    if len(turned):
+        turn = _like(tiles.hue, pixels)[turned]
+        pixels = pixels.index_copy(0, turned, _turn_hue(pixels[turned], turn))
+    pixels = _affine(pixels, *after_hue(tiles))
+    if (tiles.solarise <= 1).any():
+        pixels = torch.where(pixels >= _like(tiles.solarise, pixels)[:, None, None, None], 1 - pixels, pixels)
+    return pixels
+
+
+def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats) -> Tensor:
+    mean = pixels.mean(dim=(2, 3))[..., None]  # (T, 3, 1)
+    offset = _like(of_mean, pixels) @ mean
+    changed = torch.baddbmm(offset, _like(of_pixel, pixels), pixels.flatten(2))
+    return changed.clamp(0, 1).view_as(pixels)
+
+
+def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
+    """Turn the colour wheel of HSV by `turn` (T,), value and saturation kept."""
+    value = pixels.amax(dim=1)
+    chroma = value - pixels.amin(dim=1)
+    red, green, blue = pixels.unbind(dim=1)
+    safe = torch.where(chroma > 0, chroma, 1)
+    sector = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sector = sector + 6 * turn[:, None, None]
+    # Each channel is the value, less the chroma times a ramp of the sector's distance to the channel's own colour.
+    distance = torch.stack([sector + 5, sector + 3, sector + 1], dim=1).remainder(6)
+    ramp = torch.minimum(distance, 4 - distance).clamp(0, 1)
+    return value[:, None] - chroma[:, None] * ramp
+
+
+def _lay_out(plan: Plan, tiles: Tensor) -> Tensor:
+    """(T, C, S, S) -> (N, C, L, L)."""
+    if plan.slots.shape[1] == 1 and not plan.offset.any():
+        return tiles[torch.from_numpy(plan.slots[:, 0, 0]).to(tiles.device)]
+    size, grid = plan.tile_size, plan.slots.shape[1]
+    place = np.arange(plan.canvas_size)
+    x, y = (place[None] - plan.offset[:, axis, None] for axis in (0, 1))  # (N, L) place in the unmoved grid
+    inside = ((y >= 0) & (y < grid * size))[:, :, None] & ((x >= 0) & (x < grid * size))[:, None, :]
+    x, y = x.clip(0, grid * size - 1), y.clip(0, grid * size - 1)
+    tile = plan.slots[np.arange(len(plan.slots))[:, None, None], (y // size)[:, :, None], (x // size)[:, None, :]]
+    inside &= tile >= 0
+    index = [torch.from_numpy(i).to(tiles.device) for i in (tile, (y % size)[:, :, None], (x % size)[:, None, :])]
+    canvases = tiles.permute(0, 2, 3, 1)[index[0], index[1], index[2]]  # (N, L, L, C)
+    canvases = canvases * torch.from_numpy(inside).to(tiles.device)[..., None]
+    return canvases.permute(0, 3, 1, 2)
+
+
+def _like(array: Floats, pixels: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(pixels)
