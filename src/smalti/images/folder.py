@@ -1,0 +1,153 @@
+"""Images that are files: a plain list of them, and all of those below a folder."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from smalti.errors import BadImageError, UserError
+from smalti.images.decode import decode
+from smalti.images.layout import to_channels
+from smalti.images.paths import PathBuffer
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".npy"))
+
+
+class FileSource:
+    """A source over a list of files.
+
+    Args:
+        name: what the user gave.
+        root: the folder that the paths are relative to.
+        paths: one an image, relative to `root`.
+        labels: (N,) integers, or None when unlabelled.
+        class_names: one a class; empty when unlabelled.
+        channels: what every image is brought to, see `to_channels`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path,
+        paths: Iterable[str],
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] = (),
+        channels: int = 3,
+    ) -> None:
+        self.name = name
+        self.root = os.fspath(root)
+        self.paths = PathBuffer(paths)
+        self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        self.class_names = class_names
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image_name(self, index: int) -> str:
+        """The path of image `index` below the root."""
+        return self.paths[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index`, (H, W, channels), C-contiguous, uint8, uint16 or float32.
+
+        Raises:
+            BadImageError: the file cannot be read or decoded, or has channels that no rule brings to `channels`.
+        """
+        try:
+            with open(os.path.join(self.root, self.paths[index]), "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise BadImageError(f"cannot be opened: {error.strerror or error}") from error
+        return to_channels(decode(data), self.channels)
+
+
+class FolderSource(FileSource):
+    """All images below a folder, in an order that does not depend on the file system.
+
+    Images in sub-folders are labelled by the first folder on their way, when there are two such folders or more
+    and no image lies beside them; any other layout is unlabelled. Hidden files and folders are passed over; links
+    are followed, but never round in a circle.
+
+    Args:
+        root: the folder.
+        channels: what every image is brought to, see `to_channels`.
+        class_names: the classes in the order of their labels, where another split settles it; without them, the
+            sorted names of the folders that hold images.
+
+    Raises:
+        UserError: the folder cannot be listed, or holds an image of a class that is not in `class_names`.
+    """
+
+    ignored: dict[str, int]
+    """How many files there are of each suffix that is not an image's ("" for none)."""
+
+    def __init__(self, root: str | Path, channels: int = 3, class_names: tuple[str, ...] | None = None) -> None:
+        ignored: Counter[str] = Counter()
+        folder_of: list[str] = []  # first folder of each run of images; files of a folder come in one run
+        counts: list[int] = []
+
+        def noting_folders() -> Iterator[str]:
+            for path in _image_paths(os.fspath(root), ignored):
+                folder = path.partition(os.sep)[0] if os.sep in path else ""
+                if not folder_of or folder_of[-1] != folder:
+                    folder_of.append(folder)
+                    counts.append(0)
+                counts[-1] += 1
+                yield path
+
+        super().__init__(name=str(root), root=root, paths=noting_folders(), channels=channels)
+        self.ignored = dict(ignored)
+        self._label(folder_of, counts, class_names)
+
+    def _label(self, folder_of: list[str], counts: list[int], class_names: tuple[str, ...] | None) -> None:
+        names = tuple(sorted(set(folder_of))) if class_names is None else class_names
+        if "" in folder_of or len(names) < 2:
+            return
+        unknown = sorted(set(folder_of) - set(names))
+        if unknown:
+            raise UserError(
+                f"images of the class {unknown[0]!r} in {self.root}",
+                "the classes " + ", ".join(names[:5]) + ("..." if len(names) > 5 else ""),
+                "move that folder away or give the other split a folder of the same name",
+            )
+        index_of = {name: index for index, name in enumerate(names)}
+        self.class_names = names
+        self.labels = np.repeat(np.array([index_of[folder] for folder in folder_of], dtype=np.int64), counts)
+
+
+def _image_paths(root: str, ignored: Counter[str]) -> Iterator[str]:
+    """Paths of all images below `root`, relative to it: the files of a folder first, then its folders, sorted.
+
+    Other files are counted in `ignored` by suffix.
+    """
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as listing:
+                entries = sorted((entry for entry in listing if entry.name[0] != "."), key=lambda e: e.name)
+            status = os.stat(os.path.join(root, folder))
+        except OSError as error:
+            raise UserError(
+                f"the folder {os.path.join(root, folder)}, which cannot be listed ({error.strerror or error})",
+                "a folder that you may read",
+                "check the path and its permissions",
+            ) from error
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:  # a link back to a folder that this one lies in
+            continue
+        folders = []
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if entry.is_dir():
+                folders.append((path, above | {identity}))
+                continue
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in IMAGE_SUFFIXES:
+                yield path
+            else:
+                ignored[suffix] += 1
+        pending.extend(reversed(folders))

@@ -1,0 +1,87 @@
+"""The ledger of files that could not be used: each named once, and an end to it when there are too many."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from smalti.errors import UserError
+
+_FLOOR = 10
+
+
+class BadFiles:
+    """Counts bad files, writes them to `skipped.txt`, and stops the run when they are more than a few.
+
+    At most `max(max_fraction * total, min(10, total / 2))` files may be bad: a small folder with a handful of
+    broken files still trains, whatever the fraction. Files of an earlier run in the same folder are read back and
+    count, but only a new one can stop the run.
+
+    Args:
+        folder: where `skipped.txt` is kept, a line "name<TAB>reason" for each; None keeps no file.
+        total: how many files there are.
+        max_fraction: the share of them that may be bad, 0 to 1.
+
+    Raises:
+        UserError: `max_fraction` is outside 0 to 1.
+    """
+
+    def __init__(self, folder: Path | None, total: int, max_fraction: float = 0.01) -> None:
+        if not 0 <= max_fraction <= 1:
+            raise UserError(f"a bad fraction of {max_fraction}", "a number from 0 to 1", "correct --max-bad-fraction")
+        self.limit = max(max_fraction * total, min(_FLOOR, total / 2))
+        self._total = total
+        self._file = None if folder is None else Path(folder) / "skipped.txt"
+        self._reasons = self._read_back()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The bad files in the order in which they were found."""
+        return tuple(self._reasons)
+
+    @property
+    def count(self) -> int:
+        """How many different files are bad."""
+        return len(self._reasons)
+
+    def record(self, name: str, reason: str) -> None:
+        """Note one bad file; noting it again changes nothing.
+
+        Raises:
+            UserError: there are now more bad files than the limit.
+        """
+        name, reason = _one_field(name), _one_field(reason)
+        if name in self._reasons:
+            return
+        self._reasons[name] = reason
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8", errors="surrogateescape") as lines:
+                lines.write(f"{name}\t{reason}\n")
+        if self.count > self.limit:
+            raise self._too_many()
+
+    def merge(self, records: Iterable[tuple[str, str]]) -> None:
+        """Note many bad files, pairs of name and reason, as `record` does."""
+        for name, reason in records:
+            self.record(name, reason)
+
+    def _read_back(self) -> dict[str, str]:
+        if self._file is None or not self._file.exists():
+            return {}
+        with self._file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+            fields = (line.rstrip("\n").partition("\t") for line in lines if line.strip())
+            return {name: reason for name, _, reason in fields}
+
+    def _too_many(self) -> UserError:
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(self._reasons.items())[:3])
+        listed = "named here" if self._file is None else f"listed in {os.fspath(self._file)}"
+        return UserError(
+            f"{self.count} bad files of {self._total} ({first})",
+            f"at most {int(self.limit)}",
+            f"mend or remove the files {listed}, or raise --max-bad-fraction",
+        )
+
+
+def _one_field(text: str) -> str:
+    """The text without the characters that end a field or a line of `skipped.txt`."""
+    return text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n")

@@ -1,0 +1,111 @@
+"""How pixel values map to what a network sees: the range that becomes 0 to 1, then mean and standard deviation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from smalti.errors import BadImageError, UserError
+from smalti.images.source import ImageSource
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_LEAST_STD = 1e-3  # a constant channel becomes 0, not a division by nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelStatistics:
+    """What standardises a pixel: `((pixel - low) / (high - low) - mean) / std`, channel by channel.
+
+    Args:
+        low: the pixel value that becomes 0.
+        high: the pixel value that becomes 1.
+        mean: one a channel, after that mapping.
+        std: one a channel, after that mapping, at least 0.001.
+    """
+
+    low: float
+    high: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStatistics:
+    """Find the statistics that a source's images are to be standardised with.
+
+    8-bit RGB takes ImageNet's, as published weights expect. All else is measured: 8 and 16 bits on their full range
+    (a 12-bit image in a 16-bit file gets its contrast back from the small deviation), floats on the range that
+    the sample spans.
+
+    Args:
+        source: where the images come from; those that cannot be read are passed over.
+        sample: the most images read, evenly spaced over the source.
+        seed: where the spacing starts; the same seed gives the same images.
+
+    Raises:
+        UserError: no image of the sample can be read, or images of different types are mixed.
+    """
+    images = _sampled(source, sample, seed)
+    first = next(images, None)
+    if first is None:
+        raise UserError(
+            f"{source.name}, of which no sampled image can be read",
+            "images that can be decoded",
+            "open one of them in a viewer and check the folder",
+        )
+    if first.dtype == np.uint8 and first.shape[2] == 3:
+        return PixelStatistics(low=0.0, high=255.0, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    return _measured(source, first, images)
+
+
+def _sampled(source: ImageSource, sample: int, seed: int) -> Iterator[np.ndarray]:
+    """The readable ones of at most `sample` images that are evenly spaced."""
+    count = min(sample, len(source))
+    if count == 0:
+        return
+    shift = np.random.default_rng(seed).random()
+    for index in ((np.arange(count) + shift) * len(source) / count).astype(np.int64):
+        try:
+            yield source.read(int(index))
+        except BadImageError:
+            continue
+
+
+def _measured(source: ImageSource, first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistics:
+    """Pooled mean and deviation over all pixels, from one pass in float64."""
+    low, high = float(first.min()), float(first.max())
+    pixels = 0
+    shift = first.mean(axis=(0, 1), dtype=np.float64)  # (C,): near the mean, so that squares do not cancel
+    total, squares = np.zeros_like(shift), np.zeros_like(shift)
+    for image in _alike(source, first, others):
+        low, high = min(low, float(image.min())), max(high, float(image.max()))
+        centred = image.astype(np.float64) - shift  # (H, W, C)
+        pixels += image.shape[0] * image.shape[1]
+        total += centred.sum(axis=(0, 1))
+        squares += np.square(centred).sum(axis=(0, 1))
+    if first.dtype != np.float32:
+        low, high = 0.0, float(np.iinfo(first.dtype).max)
+    elif high == low:
+        high = low + 1.0
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0)) / (high - low)
+    centre = (shift + mean - low) / (high - low)
+    return PixelStatistics(
+        low=low,
+        high=high,
+        mean=tuple(map(float, centre)),
+        std=tuple(map(float, np.maximum(deviation, _LEAST_STD))),
+    )
+
+
+def _alike(source: ImageSource, first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """First and others, as long as they hold numbers of one type: one range cannot serve 8 and 16 bits."""
+    yield first
+    for image in others:
+        if image.dtype != first.dtype:
+            raise UserError(
+                f"{first.dtype} and {image.dtype} images mixed in {source.name}",
+                "images of one bit depth",
+                "convert them, or train on one kind at a time",
+            )
+        yield image

@@ -1,0 +1,85 @@
+"""Statistics standardise what they were measured on, and 8-bit colour as published weights expect."""
+
+import numpy as np
+import pytest
+
+from smalti.errors import UserError
+from smalti.images.array import ArraySource
+from smalti.images.folder import FolderSource
+from smalti.images.statistics import measure
+
+
+def folder_of(tmp_path, images):
+    for index, image in enumerate(images):
+        np.save(tmp_path / f"{index:03d}.npy", image)
+    return FolderSource(tmp_path, channels=images[0].shape[2])
+
+
+def standardised(images, statistics):
+    pixels = np.concatenate([image.reshape(-1, image.shape[2]) for image in images]).astype(np.float64)
+    scaled = (pixels - statistics.low) / (statistics.high - statistics.low)
+    return (scaled - statistics.mean) / statistics.std
+
+
+def test_eight_bit_colour_takes_imagenets(tree):
+    root = tree("a.png", "b.png")
+    (root / "a.png").write_bytes(b"")
+    statistics = measure(FolderSource(root))
+    assert (statistics.low, statistics.high) == (0, 255)
+    assert statistics.mean == (0.485, 0.456, 0.406)
+    assert statistics.std == (0.229, 0.224, 0.225)
+
+
+def test_twelve_bits_in_sixteen_get_their_contrast_back(tmp_path):
+    images = [np.random.default_rng(0).integers(0, 4096, (16, 24, 1), dtype=np.uint16) for _ in range(3)]
+    statistics = measure(folder_of(tmp_path, images))
+    assert (statistics.low, statistics.high) == (0, 65535)
+    values = standardised(images, statistics)
+    np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=1e-6)
+
+
+def test_floats_span_the_measured_range_channel_by_channel(tmp_path):
+    generator = np.random.default_rng(1)
+    images = [generator.normal([1000, -5], [1, 0.2], (10 + side, 12, 2)).astype(np.float32) for side in range(4)]
+    statistics = measure(folder_of(tmp_path, images))
+    assert statistics.low == min(image.min() for image in images)
+    assert statistics.high == max(image.max() for image in images)
+    # channel 1 spans about 0.0002 of the range, so the floor of 0.001 applies there
+    values = standardised(images, statistics)
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
+    assert statistics.std[1] == 1e-3
+
+
+def test_many_channels_are_measured_on_the_full_range():
+    images = np.random.default_rng(2).integers(0, 256, (6, 9, 9, 5)).astype(np.uint8)
+    images[..., 4] = 51
+    statistics = measure(ArraySource("x", images))
+    assert (statistics.low, statistics.high) == (0, 255)
+    np.testing.assert_allclose(statistics.mean, images.mean(axis=(0, 1, 2)) / 255, atol=1e-9)
+    np.testing.assert_allclose(statistics.std[:4], images.std(axis=(0, 1, 2))[:4] / 255, atol=1e-9)
+    assert statistics.std[4] == 1e-3
+
+
+def test_a_constant_float_set_does_not_divide_by_nothing(tmp_path):
+    statistics = measure(folder_of(tmp_path, [np.full((4, 4, 1), 7, np.float32)]))
+    assert np.isfinite([statistics.low, statistics.high, *statistics.mean, *statistics.std]).all()
+    assert statistics.high > statistics.low
+
+
+def test_the_sample_is_spread_and_repeatable():
+    images = np.repeat(np.arange(200, dtype=np.uint8), 4).reshape(200, 2, 2, 1)
+    source = ArraySource("x", images)
+    few = measure(source, sample=20)
+    assert few == measure(source, sample=20)
+    assert abs(few.mean[0] - images.mean() / 255) < 0.02
+    assert few != measure(source, sample=20, seed=1)
+
+
+def test_mixed_depths_and_unreadable_sets_are_user_errors(tmp_path, tree):
+    mixed = folder_of(tmp_path, [np.zeros((4, 4, 1), np.uint16), np.zeros((4, 4, 1), np.uint8)])
+    with pytest.raises(UserError, match="uint16 and uint8"):
+        measure(mixed)
+    root = tree("a.png")
+    (root / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="no sampled image can be read"):
+        measure(FolderSource(root))
