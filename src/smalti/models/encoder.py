@@ -1,0 +1,190 @@
+"""A trained backbone with all that it needs to read pixels, and the two files that hold it.
+
+`encoder.safetensors` has the weights under timm's own names; `encoder.json` says which network they belong to.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+from smalti.images.statistics import PixelStatistics
+from smalti.models.backbone import Backbone, BackboneConfig
+
+WEIGHTS_NAME = "encoder.safetensors"
+INFO_NAME = "encoder.json"
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of the packages that weights depend on: {"smalti": ..., "timm": ..., "torch": ...}."""
+    return {package: version(package) for package in ("smalti", "timm", "torch")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """What `encoder.json` holds: enough to build the network again and to feed it.
+
+    Attributes:
+        backbone: the architecture.
+        pixels: how pixel values become what the network was trained on.
+        image_size: side in pixels of the images it was trained on, the default for evaluation.
+        crop_fraction: side of the centre crop over the shorter side that it is cut from; 224 / 256 in the papers.
+        recipe: name of the recipe that trained it, or where foreign weights came from.
+        network: which of a method's networks this is: "query", "online", "teacher", ...
+        versions: of the packages that wrote it.
+        extra: anything else worth keeping, of JSON types.
+    """
+
+    backbone: BackboneConfig
+    pixels: PixelStatistics
+    image_size: int = 224
+    crop_fraction: float = 224 / 256
+    recipe: str = ""
+    network: str = ""
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Text for `encoder.json`; `from_json` reads it back as an equal object."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str | Path = INFO_NAME) -> "EncoderInfo":
+        """Read what `to_json` wrote.
+
+        Args:
+            text: the JSON.
+            where: the file that it came from, for the error.
+
+        Raises:
+            UserError: it is not JSON, or a field is missing or unknown.
+        """
+        try:
+            fields = json.loads(text)
+            pixels = fields.pop("pixels")
+            pixels |= {"mean": tuple(pixels["mean"]), "std": tuple(pixels["std"])}
+            return cls(backbone=BackboneConfig(**fields.pop("backbone")), pixels=PixelStatistics(**pixels), **fields)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{where}, which is not a description of an encoder ({type(error).__name__}: {error})",
+                "the JSON that smalti writes beside its weights",
+                "write it again with save_encoder, or pass the weights alone with backbone=",
+            ) from None
+
+
+class Encoder(nn.Module):
+    """Raw pixels in, one feature vector an image out: `x -> pooled(((x - low) / (high - low) - mean) / std)`.
+
+    Args:
+        backbone: the network.
+        info: what it is and how it takes pixels; `info.backbone` should be `backbone.config`.
+
+    Raises:
+        UserError: mean or std has another number of channels than the network.
+
+    Example:
+        >>> pixels = PixelStatistics(low=0, high=255, mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> config = BackboneConfig(name="resnet18", stem="stride8")
+        >>> encoder = Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=pixels, image_size=32))
+        >>> tuple(encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape), encoder.dim
+        ((2, 512), 512)
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, backbone: Backbone, info: EncoderInfo) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.info = info
+        self.dim: int = backbone.dim
+        scale, shift = _affine(info.pixels, backbone.config.in_channels)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) of any number type, in the images' own range -> (N, dim) pooled features."""
+        return self.backbone(self.standardise(pixels)).pooled
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) in the images' own range -> the same in float32, as the network takes it."""
+        return torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
+
+
+def _affine(pixels: PixelStatistics, channels: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift, each (1, C, 1, 1), folded in float64 so that one rounding remains."""
+    if not len(pixels.mean) == len(pixels.std) == channels:
+        raise UserError(
+            f"means for {len(pixels.mean)} and deviations for {len(pixels.std)} channels",
+            f"{channels} of each, as the backbone has input channels",
+            "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
+        )
+    mean, std = torch.tensor([pixels.mean, pixels.std], dtype=torch.float64).view(2, 1, -1, 1, 1)
+    scale = 1 / ((pixels.high - pixels.low) * std)
+    return scale.float(), (-pixels.low * scale - mean / std).float()
+
+
+def save_encoder(folder: str | Path, backbone: Backbone, info: EncoderInfo) -> Path:
+    """Write `encoder.safetensors` and `encoder.json` into a folder; a reader never sees half a file.
+
+    The keys are those of the timm model, so that `timm.create_model(...).load_state_dict(load_file(path))` takes
+    them as they are. The weights carry a copy of the description, so that the one file can travel alone.
+
+    Args:
+        folder: made if absent.
+        backbone: whose weights to write; on any device.
+        info: what to write beside them.
+
+    Returns:
+        The path of the weights.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / WEIGHTS_NAME
+    text = info.to_json()
+    with replacing(weights) as temporary:
+        write_weights(temporary, backbone.model, {"smalti": text})
+    with replacing(folder / INFO_NAME) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return weights
+
+
+def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
+    """Write a module's state as safetensors, bit for bit, with the marker that timm and hubs look for."""
+    # A clone each: safetensors refuses tensors that share memory or are laid out otherwise.
+    state = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in model.state_dict().items()
+    }
+    save_file(state, path, metadata={"format": "pt", **(metadata or {})})
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary file beside `path` to write to, and put it in its place at once when the block succeeds.
+
+    Whatever happens inside the block, `path` is the old file or the whole new one, never a part.
+
+    Example:
+        >>> with replacing("features.npz") as temporary:  # doctest: +SKIP
+        ...     temporary.write_bytes(content)
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,364 @@
+"""Encoders travel bit for bit, and nothing loads that does not fit."""
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from smalti.errors import UserError
+from smalti.images.statistics import PixelStatistics
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.checkpoints import load_encoder, load_weights
+from smalti.models.encoder import Encoder, EncoderInfo, replacing, save_encoder
+
+RESNET = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
+PIXELS = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+
+
+def make_encoder(config: BackboneConfig, image_size: int = 32) -> Encoder:
+    torch.manual_seed(1)
+    backbone = Backbone(config)
+    for buffer in backbone.buffers():  # statistics of their own, so that a lost buffer shows
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    return Encoder(backbone, EncoderInfo(backbone=config, pixels=PIXELS, image_size=image_size)).eval()
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Encoder:
+    return make_encoder(RESNET)
+
+
+def raw_pixels(size: int = 32) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def outputs(encoder: Encoder) -> torch.Tensor:
+    with torch.no_grad():
+        return encoder(raw_pixels())
+
+
+def foreign_outputs(original: Encoder, loaded: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both backbones on the same standardised pixels: a foreign file does not say how it takes them."""
+    pixels = original.standardise(raw_pixels())
+    with torch.no_grad():
+        return original.backbone(pixels).pooled, loaded.backbone(pixels).pooled
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RESNET,
+        replace(RESNET, stem="stride8"),
+        BackboneConfig(name="vit_tiny_patch16_224", options={"patch_size": 8, "img_size": 32}),
+        BackboneConfig(name="convnext_atto"),
+    ],
+    ids=["resnet", "stride8", "vit", "convnext"],
+)
+def test_round_trip_is_exact(config: BackboneConfig, tmp_path: Path) -> None:
+    encoder = make_encoder(config)
+    weights = save_encoder(tmp_path, encoder.backbone, encoder.info)
+    for what in (tmp_path, weights, str(tmp_path / "encoder.json")):
+        loaded = load_encoder(what)
+        assert loaded.info == encoder.info
+        assert not loaded.training
+        assert torch.equal(outputs(loaded), outputs(encoder))
+
+
+def test_one_file_travels_alone(resnet: Encoder, tmp_path: Path) -> None:
+    weights = save_encoder(tmp_path / "run", resnet.backbone, resnet.info)
+    moved = weights.rename(tmp_path / "mine.safetensors")
+    assert load_encoder(moved).info == resnet.info
+
+
+def test_keys_are_those_of_timm(resnet: Encoder, tmp_path: Path) -> None:
+    weights = save_encoder(tmp_path, resnet.backbone, resnet.info)
+    model = timm.create_model("resnet18", num_classes=0, **RESNET.options)
+    model.load_state_dict(load_file(weights), strict=True)
+
+
+def test_pixels_are_scaled_by_the_range_of_the_images() -> None:
+    config = BackboneConfig(name="resnet18", in_channels=1)
+    deep = PixelStatistics(low=100.0, high=4095.0, mean=(0.2,), std=(0.1,))
+    encoder = Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=deep))
+    pixels = torch.tensor([100, 1000, 4095, 65535], dtype=torch.int32).to(torch.uint16).view(1, 1, 2, 2)
+    expected = [((value - 100) / 3995 - 0.2) / 0.1 for value in (100, 1000, 4095, 65535)]
+    torch.testing.assert_close(encoder.standardise(pixels).flatten(), torch.tensor(expected))
+
+
+def test_statistics_must_match_the_channels() -> None:
+    config = BackboneConfig(name="resnet18", in_channels=1)
+    with pytest.raises(UserError, match="means for 3 and deviations for 3 channels; expected 1 of each"):
+        Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=PIXELS))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"backbone": {}, "pixels": {"mean": [], "std": [], "x": 1}}'])
+def test_spoilt_descriptions_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="not a description of an encoder"):
+        EncoderInfo.from_json(text)
+
+
+def test_a_description_survives_json(resnet: Encoder) -> None:
+    info = replace(resnet.info, network="teacher", extra={"loss": [1, 2.5, None]})
+    assert EncoderInfo.from_json(info.to_json()) == info
+    assert json.loads(info.to_json())["versions"]["timm"] == timm.__version__
+
+
+def misspell(state: dict) -> None:
+    state["layer4.0.conv1.wieght"] = state.pop("layer4.0.conv1.weight")
+
+
+def lose(state: dict) -> None:
+    del state["layer1.0.bn1.running_mean"]
+
+
+def widen(state: dict) -> None:
+    state["conv1.weight"] = torch.zeros(64, 4, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (misspell, "1 missing: layer4.0.conv1.weight, 1 unexpected: layer4.0.conv1.wieght"),
+        (lose, r"1 missing: layer1.0.bn1.running_mean \(125 of 126 matched\)"),
+        (widen, r"1 missing: conv1.weight of shape \(64, 4, 7, 7\) instead of \(64, 3, 7, 7\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(spoil, complaint: str, resnet: Encoder, tmp_path: Path) -> None:
+    weights = save_encoder(tmp_path, resnet.backbone, resnet.info)
+    state = load_file(weights)
+    spoil(state)
+    save_file(state, weights)
+    with pytest.raises(UserError, match=complaint):
+        load_encoder(tmp_path)
+
+
+def test_nothing_is_copied_when_something_is_missing(resnet: Encoder) -> None:
+    backbone = Backbone(RESNET)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    state = dict(resnet.backbone.model.state_dict())
+    misspell(state)
+    with pytest.raises(UserError):
+        load_weights(backbone, state)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def under(prefix: str, state: dict) -> dict:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def moco(state: dict) -> dict:
+    spoilt = {key: torch.zeros_like(value) for key, value in state.items()}
+    head = {"module.encoder_q.fc.0.weight": torch.zeros(8, 8), "module.queue": torch.zeros(2, 4)}
+    both = under("module.encoder_q.", state) | under("module.encoder_k.", spoilt)
+    return {"epoch": 3, "arch": "resnet18", "state_dict": both | head | {"module.queue_ptr": torch.zeros(1)}}
+
+
+def mosrep(state: dict) -> dict:
+    checkpoint = moco(state)
+    checkpoint["state_dict"] |= {"module.projector_q.conv.0.weight": torch.zeros(2)}
+    del checkpoint["state_dict"]["module.encoder_q.fc.0.weight"]
+    return checkpoint
+
+
+def moco_v3(state: dict) -> dict:
+    others = {"module.momentum_encoder.conv1.weight": torch.ones(1), "module.predictor.0.weight": torch.ones(1)}
+    head = {"module.base_encoder.fc.0.weight": torch.ones(1)}
+    return {"state_dict": under("module.base_encoder.", state) | others | head}
+
+
+def dino(state: dict) -> dict:
+    spoilt = {key: torch.zeros_like(value) for key, value in state.items()}
+    head = {"head.mlp.0.weight": torch.ones(2), "head.last_layer.weight_g": torch.ones(2)}
+    return {
+        "student": under("module.backbone.", spoilt) | under("module.", head),
+        "teacher": under("backbone.", state) | head,
+        "args": argparse.Namespace(arch="resnet18", lr=0.1),
+    }
+
+
+def lightning(state: dict) -> dict:
+    head = {"classifier.weight": torch.ones(1), "projector.0.weight": torch.ones(1)}
+    return {"state_dict": under("backbone.", state) | head, "epoch": 2, "pytorch-lightning_version": "2.5"}
+
+
+def bare(state: dict) -> dict:
+    return state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+def old(state: dict) -> dict:
+    return {"model": {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "network"),
+    [(moco, "query"), (mosrep, "query"), (moco_v3, "base"), (dino, "teacher"), (lightning, ""), (bare, ""), (old, "")],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_foreign_checkpoints_load(wrap, network: str, resnet: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    torch.save(wrap(dict(resnet.backbone.model.state_dict())), path)
+    loaded = load_encoder(path, backbone=RESNET)
+    assert loaded.info.network == network
+    torch.testing.assert_close(*foreign_outputs(resnet, loaded), rtol=0, atol=0)
+
+
+def test_torchvision_weights_load(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model = torchvision.models.resnet18().eval()
+    torch.save(model.state_dict(), tmp_path / "resnet18.pth")
+    loaded = load_encoder(tmp_path / "resnet18.pth")
+    assert loaded.info.extra["loaded"] == {"matched": 120, "dropped": 2}
+    model.fc = torch.nn.Identity()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.backbone(pixels).pooled, model(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_timm_weights_load_with_the_architecture_given(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    model = timm.create_model("convnext_atto", num_classes=7).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_encoder(tmp_path / "model.safetensors", backbone=BackboneConfig(name="convnext_atto"))
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        assert torch.equal(loaded.backbone(pixels).pooled, expected)
+    with pytest.raises(UserError, match="whose tensors fit none of resnet18"):
+        load_encoder(tmp_path / "model.safetensors")
+
+
+def test_a_small_vit_of_moco_v3_has_twelve_heads(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in timm.create_model("vit_small_patch16_224").state_dict().items()}
+    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    torch.save({"state_dict": under("module.base_encoder.", state)}, tmp_path / "v3.pth.tar")
+    torch.save({"teacher": under("backbone.", state)}, tmp_path / "dino.pth")
+    heads = [
+        load_encoder(tmp_path / name).backbone.model.blocks[0].attn.num_heads for name in ("v3.pth.tar", "dino.pth")
+    ]
+    assert heads == [12, 6]
+
+
+def test_an_unexplained_key_is_refused_even_in_a_foreign_file(resnet: Encoder, tmp_path: Path) -> None:
+    state = dict(resnet.backbone.model.state_dict()) | {"layer5.0.conv1.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=r"1 unexpected: layer5\.0\.conv1\.weight"):
+        load_encoder(tmp_path / "odd.pth", backbone=RESNET)
+
+
+class Payload:
+    """Stands for the class of somebody's training code inside a checkpoint."""
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"state_dict": {}, "args": Payload()}, "holds more than tensors and plain values"),
+        ({"epoch": 3}, "without a state dict"),
+        ([1, 2], "without a state dict"),
+    ],
+)
+def test_unusable_checkpoints_are_refused(content, complaint: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match=complaint):
+        load_encoder(tmp_path / "checkpoint.pth")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth", "encoder.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint at all"])
+def test_damaged_files_are_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_encoder(tmp_path / name)
+
+
+def test_a_truncated_file_is_refused(resnet: Encoder, tmp_path: Path) -> None:
+    weights = save_encoder(tmp_path, resnet.backbone, resnet.info)
+    os.truncate(weights, weights.stat().st_size // 2)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_encoder(tmp_path)
+
+
+def test_an_empty_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"without encoder\.safetensors"):
+        load_encoder(tmp_path)
+    with pytest.raises(UserError, match="where there is no file"):
+        load_encoder(tmp_path / "nothing.pth")
+
+
+def test_an_encoder_of_ours_keeps_its_own_settings(resnet: Encoder, tmp_path: Path) -> None:
+    save_encoder(tmp_path, resnet.backbone, resnet.info)
+    with pytest.raises(UserError, match=r"got image_size=48 for .*; expected 32 as it was trained"):
+        load_encoder(tmp_path, image_size=48)
+
+
+def test_random_weights_are_the_same_at_every_call_and_leave_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = load_encoder("random:resnet18", backbone=BackboneConfig(stem="stride8"))
+    assert torch.equal(torch.rand(1), expected)
+    assert first.info.image_size == 32
+    assert torch.equal(
+        outputs(first), outputs(load_encoder("random:resnet18", backbone=BackboneConfig(stem="stride8")))
+    )
+
+
+def test_pretrained_weights_come_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    asked = {}
+
+    def offline(name: str, pretrained: bool = False, **options):
+        asked["pretrained"] = asked.get("pretrained", False) or pretrained
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    info = load_encoder("timm:resnet18").info
+    assert asked["pretrained"]
+    assert (info.image_size, info.crop_fraction, info.recipe) == (224, 0.95, "timm:resnet18")
+
+
+def test_no_network_is_an_error_that_the_user_can_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def unreachable(name: str, pretrained: bool = False, **options):
+        if pretrained:
+            raise ConnectionError("name resolution failed")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(UserError, match=r"no pretrained weights for resnet18 \(ConnectionError: name resolution"):
+        load_encoder("timm:resnet18")
+
+
+def test_half_a_file_is_never_seen(resnet: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = save_encoder(tmp_path, resnet.backbone, resnet.info)
+    before = weights.read_bytes()
+
+    def break_off(state, path: Path, metadata) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("smalti.models.encoder.save_file", break_off)
+    with pytest.raises(OSError, match="no space left"):
+        save_encoder(tmp_path, resnet.backbone, resnet.info)
+    assert weights.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "encoder.safetensors"]
+
+
+def test_a_new_file_appears_only_when_whole(tmp_path: Path) -> None:
+    target = tmp_path / "features.npz"
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"all of it")
+        assert not target.exists()
+        assert temporary.suffix == ".npz"
+    assert target.read_bytes() == b"all of it"
+    assert list(tmp_path.iterdir()) == [target]
