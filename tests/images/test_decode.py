@@ -103,6 +103,13 @@ def test_pillows_size_limit_is_not_ours(kind, monkeypatch):
     assert_image(decode(data), whole)
 
 
+def test_a_header_that_claims_too_much_is_refused_before_memory_is_taken():
+    data = bytearray(encoded(smooth(), "BMP"))
+    data[18:26] = struct.pack("<ii", 200_000, 100_000)
+    with pytest.raises(BadImageError, match="claims 200000 x 100000 pixels, too large to decode"):
+        decode(bytes(data))
+
+
 # ---- PNG
 
 

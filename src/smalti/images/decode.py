@@ -26,8 +26,8 @@ def decode(data: bytes) -> np.ndarray:
     """Decode one image file; the content decides the format, never the file's name.
 
     Channels and bit depth stay as they are in the file, a picture that a camera turned is turned upright, and an
-    animation gives its first frame. A picture may be as large as memory allows; only WebP and TIFF in palette or
-    ink colours stop at twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which their plug-ins check themselves.
+    animation gives its first frame. A picture may have 2^30 pixels; only WebP and TIFF in palette or ink
+    colours stop at twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which their plug-ins check themselves.
 
     Args:
         data: the whole file: JPEG, PNG, TIFF, WebP, GIF, BMP, PPM/PGM/PBM or NumPy's .npy.
@@ -94,4 +94,6 @@ def _reason(format_name: str, error: Exception) -> str:
     said = " ".join(str(error).split())
     if any(sign in said.lower() for sign in _SIGNS_OF_A_CUT_FILE):
         return f"truncated {format_name}"
-    return f"damaged {format_name} ({said[:80] or type(error).__name__})"
+    if isinstance(error, LookupError) or not said:  # a bare key or index would explain nothing
+        return f"damaged {format_name}"
+    return f"damaged {format_name} ({said[:80]})"

@@ -5,6 +5,18 @@ import numpy as np
 
 from smalti.errors import BadImageError
 
+_MOST_PIXELS = 2**30  # OpenCV's own limit; a damaged header can claim enough to bring the machine down
+
+
+def check_size(height: int, width: int) -> None:
+    """Refuse a size, before memory is taken for it, that no picture has.
+
+    Raises:
+        BadImageError: more than 2^30 pixels.
+    """
+    if height * width > _MOST_PIXELS:
+        raise BadImageError(f"claims {width} x {height} pixels, too large to decode")
+
 
 def as_image(array: np.ndarray) -> np.ndarray:
     """Bring an array of pixels into the one layout.

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 
+from smalti.images.layout import check_size
+
 # `Image.open` refuses pictures above 179 megapixels by a limit that is global to the user's program. Building
 # the plug-in's image directly leaves that limit alone.
 
@@ -21,9 +23,11 @@ def decode_with(plugin: type[ImageFile], data: bytes) -> np.ndarray:
         (H, W) or (H, W, C): uint8, and for deep grey images uint16, int32 or float32.
 
     Raises:
+        BadImageError: the header claims more than 2^30 pixels.
         Exception: whatever the plug-in raises for a damaged file.
     """
     with plugin(BytesIO(data)) as opened:
+        check_size(opened.height, opened.width)
         opened.load()  # complains about a cut file before anything else looks at the pixels
         upright = ImageOps.exif_transpose(opened)
         if upright.mode == "1":

@@ -7,6 +7,7 @@ import tifffile
 from PIL import TiffImagePlugin
 
 from smalti.images.deep import decode_deep
+from smalti.images.layout import check_size
 from smalti.images.orientation import upright
 from smalti.images.pillow import decode_with
 
@@ -25,6 +26,7 @@ def decode_tiff(data: bytes) -> np.ndarray:
     """
     with tifffile.TiffFile(BytesIO(data)) as file:
         page = file.pages.first
+        check_size(page.imagelength, page.imagewidth)
         if page.photometric not in _PLAIN:  # palettes, print inks, YCbCr: colours that need converting
             return decode_with(TiffImagePlugin.TiffImageFile, data)
         try:
