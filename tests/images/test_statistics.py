@@ -6,7 +6,7 @@ import pytest
 from smalti.errors import UserError
 from smalti.images.array import ArraySource
 from smalti.images.folder import FolderSource
-from smalti.images.statistics import measure
+from smalti.images.statistics import PixelStatistics, measure
 
 
 def folder_of(tmp_path, images):
@@ -75,10 +75,26 @@ def test_the_sample_is_spread_and_repeatable():
     assert few != measure(source, sample=20, seed=1)
 
 
-def test_mixed_depths_and_unreadable_sets_are_user_errors(tmp_path, tree):
-    mixed = folder_of(tmp_path, [np.zeros((4, 4, 1), np.uint16), np.zeros((4, 4, 1), np.uint8)])
-    with pytest.raises(UserError, match="uint16 and uint8"):
-        measure(mixed)
+def test_mixed_depths_follow_the_commonest_and_land_on_its_range(tmp_path):
+    deep, shallow = np.full((4, 4, 1), 65535, np.uint16), np.full((4, 4, 1), 255, np.uint8)
+    statistics = measure(folder_of(tmp_path, [deep, deep // 2, shallow]))
+    assert (statistics.low, statistics.high) == (0.0, 65535.0)
+    assert statistics.to_unit(shallow).dtype == np.float32
+    assert np.all(statistics.to_unit(shallow) == 1)
+    assert np.all(statistics.to_unit(deep) == 1)
+
+
+def test_8_bit_statistics_make_everything_8_bit_without_clipping():
+    statistics = PixelStatistics(low=0, high=255, mean=(0.5,), std=(0.25,))
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    converted = statistics.to_unit(ramp)
+    assert converted.dtype == np.uint8
+    assert np.bincount(converted.ravel()).min() > 100
+    shallow = converted[:4]
+    assert statistics.to_unit(shallow) is shallow
+
+
+def test_an_unreadable_set_is_a_user_error(tree):
     root = tree("a.png")
     (root / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="no sampled image can be read"):

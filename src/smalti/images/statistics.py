@@ -1,5 +1,7 @@
 """How pixel values map to what a network sees: the range that becomes 0 to 1, then mean and standard deviation."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from smalti.images.source import ImageSource
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_FIRST = 16  # images whose commonest type decides
 _LEAST_STD = 1e-3  # a constant channel becomes 0, not a division by nothing
 
 
@@ -29,13 +32,33 @@ class PixelStatistics:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def to_unit(self, image: np.ndarray) -> np.ndarray:
+        """An image of any depth, (H, W, C), on the range of these statistics: 8-bit, or float32 in [0, 1].
+
+        Whole numbers keep their place between their own type's least and greatest value, so a folder may mix 8 and 16
+        bits; where the statistics are 8-bit, everything becomes 8-bit.
+        """
+        if self.is_8_bit and image.dtype == np.uint8:
+            return image
+        if image.dtype == np.float32:
+            unit = (image - np.float32(self.low)) / np.float32(self.high - self.low)
+        else:
+            unit = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+        unit = unit.clip(0, 1)
+        return np.rint(unit * 255).astype(np.uint8) if self.is_8_bit else unit
+
+    @property
+    def is_8_bit(self) -> bool:
+        """The range is that of bytes."""
+        return (self.low, self.high) == (0.0, 255.0)
+
 
 def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStatistics:
     """Find the statistics that a source's images are to be standardised with.
 
     8-bit RGB takes ImageNet's, as published weights expect. All else is measured: 8 and 16 bits on their full range
     (a 12-bit image in a 16-bit file gets its contrast back from the small deviation), floats on the range that
-    the sample spans.
+    the sample spans. Where types are mixed, the commonest decides.
 
     Args:
         source: where the images come from; those that cannot be read are passed over.
@@ -43,19 +66,21 @@ def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStati
         seed: where the spacing starts; the same seed gives the same images.
 
     Raises:
-        UserError: no image of the sample can be read, or images of different types are mixed.
+        UserError: no image of the sample can be read.
     """
     images = _sampled(source, sample, seed)
-    first = next(images, None)
-    if first is None:
+    first = list(itertools.islice(images, _FIRST))
+    if not first:
         raise UserError(
             f"{source.name}, of which no sampled image can be read",
             "images that can be decoded",
             "open one of them in a viewer and check the folder",
         )
-    if first.dtype == np.uint8 and first.shape[2] == 3:
+    dtype, _ = Counter(image.dtype for image in first).most_common(1)[0]
+    if dtype == np.uint8 and first[0].shape[2] == 3:
         return PixelStatistics(low=0.0, high=255.0, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-    return _measured(source, first, images)
+    alike = (image for image in itertools.chain(first, images) if image.dtype == dtype)
+    return _measured(next(alike), alike)
 
 
 def _sampled(source: ImageSource, sample: int, seed: int) -> Iterator[np.ndarray]:
@@ -71,13 +96,13 @@ def _sampled(source: ImageSource, sample: int, seed: int) -> Iterator[np.ndarray
             continue
 
 
-def _measured(source: ImageSource, first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistics:
+def _measured(first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistics:
     """Pooled mean and deviation over all pixels, from one pass in float64."""
     low, high = float(first.min()), float(first.max())
     pixels = 0
     shift = first.mean(axis=(0, 1), dtype=np.float64)  # (C,): near the mean, so that squares do not cancel
     total, squares = np.zeros_like(shift), np.zeros_like(shift)
-    for image in _alike(source, first, others):
+    for image in itertools.chain([first], others):
         low, high = min(low, float(image.min())), max(high, float(image.max()))
         centred = image.astype(np.float64) - shift  # (H, W, C)
         pixels += image.shape[0] * image.shape[1]
@@ -96,16 +121,3 @@ def _measured(source: ImageSource, first: np.ndarray, others: Iterator[np.ndarra
         mean=tuple(map(float, centre)),
         std=tuple(map(float, np.maximum(deviation, _LEAST_STD))),
     )
-
-
-def _alike(source: ImageSource, first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """First and others, as long as they hold numbers of one type: one range cannot serve 8 and 16 bits."""
-    yield first
-    for image in others:
-        if image.dtype != first.dtype:
-            raise UserError(
-                f"{first.dtype} and {image.dtype} images mixed in {source.name}",
-                "images of one bit depth",
-                "convert them, or train on one kind at a time",
-            )
-        yield image

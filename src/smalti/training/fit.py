@@ -5,6 +5,7 @@ import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -15,9 +16,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
 from smalti.errors import UserError
+from smalti.images.array import ArraySource
 from smalti.images.ledger import BadFiles
 from smalti.images.memory import load_into_memory
-from smalti.images.source import ArraySource, ImageSource
+from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
@@ -98,8 +100,8 @@ def fit(
     if rank_zero_only.rank == 0:
         run.forget_after(module.next_step)
     if module.next_step < module.total_steps:
-        data = _Data(module, source, order, statistics, engine)
-        _train(module, data, run, ledger, engine, export, monitors)
+        module.loader = partial(_make_loader, module, source, order, statistics, engine)
+        _train(module, run, ledger, engine, export, monitors)
     return module
 
 
@@ -112,47 +114,30 @@ def make_module(recipe: Recipe, statistics: PixelStatistics, order: BatchOrder) 
     return Pretraining(method, recipe, Normalisation(statistics.mean, statistics.std), steps_per_epoch)
 
 
-class _Data(L.LightningDataModule):
-    """The steps still to come, for this process; asked for once Lightning knows which process this is."""
-
-    def __init__(
-        self,
-        module: Pretraining,
-        source: ImageSource,
-        order: BatchOrder,
-        statistics: PixelStatistics,
-        engine: Engine,
-    ) -> None:
-        super().__init__()
-        self._module, self._source, self._order = module, source, order
-        self._statistics, self._engine = statistics, engine
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        module, in_memory = self._module, isinstance(self._source, ArraySource)
-        recipe, trainer = module.recipe, module.trainer
-        executor = recipe.executor
-        if executor == "auto":
-            executor = "device" if in_memory else "host"
-        dataset = ViewDataset(
-            self._source,
-            recipe.views,
-            self._order,
-            self._statistics,
-            executor=executor,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-        workers = self._engine.workers
-        if workers < 0:
-            # Images in memory need no decoding: on a CPU a worker would only take a core from the network.
-            workers = 0 if in_memory and not torch.cuda.is_available() else available_cores() // self._engine.devices
-        steps = range(module.next_step, module.total_steps)
-        return make_loader(dataset, steps, workers, pin_memory=torch.cuda.is_available())
+def _make_loader(
+    module: Pretraining,
+    source: ImageSource,
+    order: BatchOrder,
+    statistics: PixelStatistics,
+    engine: Engine,
+    rank: int,
+    world_size: int,
+) -> DataLoader[Batch]:
+    in_memory = isinstance(source, ArraySource)
+    executor = module.recipe.executor
+    if executor == "auto":
+        executor = "device" if in_memory else "host"
+    dataset = ViewDataset(source, module.recipe.views, order, statistics, executor, rank, world_size)
+    workers = engine.workers
+    if workers < 0:
+        # Images in memory need no decoding: on a CPU a worker would only take a core from the network.
+        workers = 0 if in_memory and not torch.cuda.is_available() else available_cores() // engine.devices
+    steps = range(module.next_step, module.total_steps)
+    return make_loader(dataset, steps, workers, pin_memory=torch.cuda.is_available())
 
 
 def _train(
     module: Pretraining,
-    data: _Data,
     run: RunFolder,
     ledger: BadFiles,
     engine: Engine,
@@ -183,7 +168,8 @@ def _train(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, datamodule=data)
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer.fit(module)
 
 
 def _scored_epochs(epochs: int, every: int) -> set[int]:

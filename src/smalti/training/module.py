@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
@@ -42,8 +43,15 @@ class Pretraining(L.LightningModule):
         self.next_step = 0
         self.optimiser_state: dict[str, Any] | None = None
         self.logs: dict[str, Tensor] = {}
+        self.loader: Callable[[int, int], DataLoader[Batch]] | None = None
         self.bad_images: list[tuple[str, str]] = []
         self.register_buffer("first_bad_step", torch.tensor(-1), persistent=False)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The steps still to come, for this process: asked for once Lightning knows which process this is."""
+        if self.loader is None:
+            raise RuntimeError("got no loader; expected fit() to set one; train through smalti.training.fit")
+        return self.loader(self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[int, list[Canvas]]:
         """Make the canvases here: outside autocast, so that colours keep their precision."""
