@@ -1,0 +1,75 @@
+"""Export to torchvision, for the ResNets that it and timm have in common."""
+
+from pathlib import Path
+
+import torch
+
+from smalti.errors import UserError
+from smalti.export.snippets import small_stem_lines
+from smalti.export.verify import ExportReport, write_verified
+from smalti.models.encoder import Encoder
+
+# Architectures that both libraries build alike, under one name and with the same keys.
+SHARED = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+
+
+def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
+    """Write a state dict that a torchvision ResNet without its classifier takes with `strict=True`.
+
+    Args:
+        encoder: what to export; an architecture of `SHARED`, of any stem and number of channels.
+        path: of the weights, ending in ".pth"; a `.json` beside it says how to load them.
+
+    Returns:
+        Where it went, how far the outputs differ, and the Python that loads it.
+
+    Raises:
+        UserError: torchvision has no such network, or the path ends otherwise.
+        RuntimeError: torchvision's network gives other features than the encoder; then nothing is written.
+    """
+    path = Path(path)
+    if path.suffix != ".pth":
+        raise UserError(f"{path}", "a file that ends in .pth", f"write to {path.with_suffix('.pth')}")
+    config = encoder.info.backbone
+    if _architecture(encoder) not in SHARED or config.options:
+        options = f" with options {config.options}" if config.options else ""
+        raise UserError(f"{config.name}{options} for torchvision", f"one of {', '.join(SHARED)}", "export to timm")
+    state = {key: value.detach().cpu() for key, value in encoder.backbone.model.state_dict().items()}
+    return write_verified(
+        encoder,
+        path,
+        write=lambda target: torch.save(state, target),
+        snippet=lambda weights: _snippet(encoder, weights),
+    )
+
+
+def _architecture(encoder: Encoder) -> str:
+    """The name without timm's tag for a set of weights, as in "resnet50.a1_in1k"."""
+    return encoder.info.backbone.name.partition(".")[0]
+
+
+def _snippet(encoder: Encoder, weights: Path) -> str:
+    return "\n".join(
+        [
+            "import torch",
+            "from torch import nn",
+            "from torchvision import models",
+            "",
+            f"model = models.{_architecture(encoder)}()",
+            *(small_stem_lines(encoder) or _channel_lines(encoder)),
+            "model.fc = nn.Identity()",
+            f"model.load_state_dict(torch.load({str(weights)!r}, weights_only=True), strict=True)",
+            "",
+        ]
+    )
+
+
+def _channel_lines(encoder: Encoder) -> list[str]:
+    """torchvision's standard stem takes three channels; another number needs a line."""
+    channels = encoder.info.backbone.in_channels
+    if channels == 3:
+        return []
+    return [f"model.conv1 = nn.Conv2d({channels}, 64, kernel_size=7, stride=2, padding=3, bias=False)"]

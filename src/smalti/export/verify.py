@@ -1,0 +1,95 @@
+"""Every export is tried out before it is handed over: the recipe to load it is run, and the outputs compared."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from smalti.models.encoder import Encoder, installed_versions, replacing
+
+# Largest difference of the outputs over their largest value; equal programs differ by less in float32.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how far it was checked.
+
+    Attributes:
+        path: the weights; the same name with `.json` beside it holds the snippet and how to feed the network.
+        max_abs_difference: between the encoder's features and those of the network that the snippet builds.
+        snippet: Python that builds `model`, ready for standardised pixels (N, C, H, W) -> (N, dim).
+    """
+
+    path: Path
+    max_abs_difference: float
+    snippet: str
+
+
+def write_verified(
+    encoder: Encoder, path: Path, write: Callable[[Path], None], snippet: Callable[[Path], str]
+) -> ExportReport:
+    """Write the weights, run the snippet on them, and put both in place only if the outputs agree.
+
+    Args:
+        encoder: what is exported.
+        path: where the weights go; its folder is made if absent.
+        write: writes the weights to a path.
+        snippet: the Python text that loads them from a path as `model`.
+
+    Raises:
+        RuntimeError: the network that the snippet builds says otherwise than the encoder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        write(temporary)
+        difference = _difference(encoder, snippet(temporary))
+    report = ExportReport(path, difference, snippet(Path(path.name)))
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(_card(encoder, report), encoding="utf-8")
+    return report
+
+
+def _difference(encoder: Encoder, snippet: str) -> float:
+    """Largest absolute difference of the features on a random batch, both on the CPU."""
+    backbone = copy.deepcopy(encoder.backbone).cpu().eval()
+    size = encoder.info.image_size
+    pixels = torch.randn(2, encoder.info.backbone.in_channels, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = backbone(pixels).pooled
+        given = _outputs(snippet, pixels)
+    if given.shape != expected.shape:
+        raise RuntimeError(f"the exported network gives {tuple(given.shape)}, the encoder {tuple(expected.shape)}")
+    difference = float((given - expected).abs().max())
+    if not difference <= TOLERANCE * float(expected.abs().max()):
+        raise RuntimeError(f"the exported network differs from the encoder by {difference:.2g}; nothing was written")
+    return difference
+
+
+def _outputs(snippet: str, pixels: Tensor) -> Tensor:
+    # The very text that the user is given runs here, so it cannot be wrong. It is ours: names go in by repr only.
+    names: dict = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(snippet, "<export snippet>", "exec"), names)
+    return names["model"].eval()(pixels)
+
+
+def _card(encoder: Encoder, report: ExportReport) -> str:
+    info = encoder.info
+    card = {
+        "weights": report.path.name,
+        "load": report.snippet.splitlines(),
+        "pixels": {"formula": "((pixel - low) / (high - low) - mean) / std", **asdict(info.pixels)},
+        "image_size": info.image_size,
+        "features": encoder.dim,
+        "architecture": asdict(info.backbone),
+        "network": info.network,
+        "recipe": info.recipe,
+        "versions": {"trained": info.versions, "exported": installed_versions()},
+        "max_abs_difference": report.max_abs_difference,
+    }
+    return json.dumps(card, indent=2) + "\n"
