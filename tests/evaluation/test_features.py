@@ -81,6 +81,15 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("high", [255.0, 65535.0])
+def test_depths_may_be_mixed(high: float) -> None:
+    shallow = make_images(4)
+    mixed = [image if index % 2 else image.astype(np.uint16) * 257 for index, image in enumerate(shallow)]
+    expected = extract_features(make_encoder(), FakeSource(shallow)).features
+    given = extract_features(make_encoder(high=high), FakeSource(mixed)).features
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_sixteen_bit_and_resized_images_share_a_batch() -> None:
     images = [*make_images(1, 16, 1, np.uint16), *make_images(1, 24, 1, np.uint16)]
     assert len(extract_features(make_encoder(1, 65535.0), FakeSource(images))) == 2

@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from smalti.errors import BadImageError, UserError
 from smalti.evaluation.frozen import assert_frozen
 from smalti.images.source import ImageSource
+from smalti.images.statistics import PixelStatistics
+from smalti.images.statistics import PixelStatistics
 from smalti.models.encoder import Encoder, replacing
 
 
@@ -103,8 +105,8 @@ def extract_features(
 ) -> FeatureSet:
     """Run every image of a source through a frozen encoder.
 
-    Images that cannot be read are left out and listed. 8-bit images are resized in 8 bits and rounded, as image
-    libraries do; deeper ones in float32. The encoder is put in evaluation mode meanwhile and its weights are checked
+    Images that cannot be read are left out and listed. All are brought to the range of the encoder first, whatever
+    their depth; those of an 8-bit encoder are resized in 8 bits and rounded, as image libraries do, others in float32. The encoder is put in evaluation mode meanwhile and its weights are checked
     to be the same afterwards.
 
     Args:
@@ -127,7 +129,7 @@ def extract_features(
     if autocast and place.type != "cuda":
         raise UserError(f"autocast on {place.type}", "a CUDA device", "leave autocast out")
     size = image_size or encoder.info.image_size
-    prepared = _PreparedImages(source, size, round(size / encoder.info.crop_fraction))
+    prepared = _PreparedImages(source, encoder.info.pixels, size, round(size / encoder.info.crop_fraction))
     loader = DataLoader(prepared, batch_size, num_workers=workers, collate_fn=_collate, pin_memory=place.type == "cuda")
     batches = track(loader, "features", console=Console(stderr=True), disable=not progress)
     features = np.empty((len(source), encoder.dim), dtype=np.float32)
@@ -169,6 +171,16 @@ def prepare(image: np.ndarray, size: int, resize: int) -> Tensor:
     return pixels[:, top : top + size, left : left + size]
 
 
+def on_range(image: np.ndarray, pixels: PixelStatistics) -> np.ndarray:
+    """An image (H, W, C) of any depth on the range that an encoder takes, clipped to it, as training reads it.
+
+    8-bit for an 8-bit encoder, else float32 from `low` to `high`; so 16-bit images suit an 8-bit encoder, and a
+    folder may mix depths.
+    """
+    unit = pixels.to_unit(image)
+    return unit if pixels.is_8_bit else unit * np.float32(pixels.high - pixels.low) + np.float32(pixels.low)
+
+
 class _Batch(NamedTuple):
     pixels: Tensor  # (len(indices), C, S, S)
     indices: list[int]
@@ -178,8 +190,9 @@ class _Batch(NamedTuple):
 class _PreparedImages(Dataset):
     """The images of a source as squares, or why they are not."""
 
-    def __init__(self, source: ImageSource, size: int, resize: int) -> None:
+    def __init__(self, source: ImageSource, pixels: PixelStatistics, size: int, resize: int) -> None:
         self.source = source
+        self.pixels = pixels
         self.size = size
         self.resize = resize
 
@@ -188,7 +201,7 @@ class _PreparedImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, prepare(self.source.read(index), self.size, self.resize)
+            return index, prepare(self.pixels.alike(self.source.read(index)), self.size, self.resize)
         except BadImageError as error:
             return index, str(error)
 
