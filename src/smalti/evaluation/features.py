@@ -23,7 +23,6 @@ from smalti.errors import BadImageError, UserError
 from smalti.evaluation.frozen import assert_frozen
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
-from smalti.images.statistics import PixelStatistics
 from smalti.models.encoder import Encoder, replacing
 
 
@@ -106,8 +105,8 @@ def extract_features(
     """Run every image of a source through a frozen encoder.
 
     Images that cannot be read are left out and listed. All are brought to the range of the encoder first, whatever
-    their depth; those of an 8-bit encoder are resized in 8 bits and rounded, as image libraries do, others in float32. The encoder is put in evaluation mode meanwhile and its weights are checked
-    to be the same afterwards.
+    their depth; those of an 8-bit encoder are resized in 8 bits and rounded, as image libraries do, others in float32.
+    The encoder is put in evaluation mode meanwhile and its weights are checked to be the same afterwards.
 
     Args:
         encoder: what to evaluate.
@@ -169,16 +168,6 @@ def prepare(image: np.ndarray, size: int, resize: int) -> Tensor:
         pixels = F.interpolate(pixels[None], target, mode="bilinear", antialias=True)[0]
     top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     return pixels[:, top : top + size, left : left + size]
-
-
-def on_range(image: np.ndarray, pixels: PixelStatistics) -> np.ndarray:
-    """An image (H, W, C) of any depth on the range that an encoder takes, clipped to it, as training reads it.
-
-    8-bit for an 8-bit encoder, else float32 from `low` to `high`; so 16-bit images suit an 8-bit encoder, and a
-    folder may mix depths.
-    """
-    unit = pixels.to_unit(image)
-    return unit if pixels.is_8_bit else unit * np.float32(pixels.high - pixels.low) + np.float32(pixels.low)
 
 
 class _Batch(NamedTuple):
