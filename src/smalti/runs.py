@@ -1,6 +1,6 @@
 """The run folder: what a run leaves behind, and that it is never half written.
 
-    recipe.json  metrics.jsonl  views.png  checkpoints/last.ckpt  encoder.safetensors  encoder.json  skipped.txt
+recipe.json  metrics.jsonl  views.png  checkpoints/last.ckpt  encoder.safetensors  encoder.json  skipped.txt
 """
 
 import json
@@ -38,7 +38,9 @@ class RunFolder:
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"run folder {path}", "a folder that can be written", error.strerror or str(error)) from None
+            raise UserError(
+                f"run folder {path}", "a folder that can be written", error.strerror or str(error)
+            ) from None
 
     @property
     def checkpoint(self) -> Path:

@@ -47,6 +47,11 @@ class PixelStatistics:
         unit = unit.clip(0, 1)
         return np.rint(unit * 255).astype(np.uint8) if self.is_8_bit else unit
 
+    def alike(self, image: np.ndarray) -> np.ndarray:
+        """An image of any depth, (H, W, C), with values between `low` and `high`: 8-bit, or float32."""
+        unit = self.to_unit(image)
+        return unit if self.is_8_bit else unit * np.float32(self.high - self.low) + np.float32(self.low)
+
     @property
     def is_8_bit(self) -> bool:
         """The range is that of bytes."""

@@ -59,7 +59,9 @@ def _from_file(path: Path) -> Recipe:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{type(error).__name__} in {path}: {error}", "def recipe() -> Recipe", "mend the file") from error
+        raise UserError(
+            f"{type(error).__name__} in {path}: {error}", "def recipe() -> Recipe", "mend the file"
+        ) from error
     if not isinstance(recipe, Recipe):
         raise UserError(f"{type(recipe).__name__} from recipe() in {path}", "a smalti Recipe", "return one")
     return recipe

@@ -44,9 +44,7 @@ class Logging(L.Callback):
         self._logged_step = module.next_step
         self._last_end = self._last_log = time.perf_counter()
         if trainer.is_global_zero:
-            self._task = self._bar.add_task(
-                "training", total=module.total_steps, completed=module.next_step, values=""
-            )
+            self._task = self._bar.add_task("training", total=module.total_steps, completed=module.next_step, values="")
             self._bar.start()
 
     def on_train_batch_start(

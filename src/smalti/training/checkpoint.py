@@ -36,6 +36,8 @@ def load_checkpoint(path: Path, module: Pretraining) -> None:
         module.method.load_state_dict(state["method"])
     except (RuntimeError, KeyError, OSError, EOFError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint {path}: {first_line}", "a checkpoint of this recipe", "give another --out") from error
+        raise UserError(
+            f"checkpoint {path}: {first_line}", "a checkpoint of this recipe", "give another --out"
+        ) from error
     module.next_step = state["next_step"]
     module.optimiser_state = state["optimiser"]

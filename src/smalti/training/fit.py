@@ -57,7 +57,9 @@ class Engine:
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "log_every"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}")
+                raise UserError(
+                    f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}"
+                )
         if self.devices > 1 and torch.cuda.is_available() and self.devices > torch.cuda.device_count():
             raise UserError(f"{self.devices} devices", f"at most {torch.cuda.device_count()}", "give fewer --devices")
 

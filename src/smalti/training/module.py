@@ -109,5 +109,5 @@ class Pretraining(L.LightningModule):
             raise UserError(
                 f"a loss that is NaN or infinite at step {step}",
                 "a finite loss",
-                f"lower --optimiser.base-lr or give it --optimiser.warmup-epochs; the last good checkpoint is {last_good}",
+                f"lower --optimiser.base-lr or add warm-up epochs; the last good checkpoint is {last_good}",
             )

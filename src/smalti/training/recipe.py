@@ -55,10 +55,13 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}")
+                raise UserError(
+                    f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}"
+                )
         if self.batch_size % self.accumulate:
             raise UserError(
-                f"a batch of {self.batch_size} in {self.accumulate} parts", "a whole number of images a part",
+                f"a batch of {self.batch_size} in {self.accumulate} parts",
+                "a whole number of images a part",
                 "change --batch-size or --accumulate",
             )
         self.method.check(self.views)

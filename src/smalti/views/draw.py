@@ -36,8 +36,7 @@ def draw_views(
     columns = min(len(_COLOURS), dataset.share)
     pixels = batch.pixels or [render(plan, batch.images) for plan in batch.plans]
     canvases = [
-        finish(view, plan, canvas, normalisation)
-        for view, plan, canvas in zip(views, batch.plans, pixels, strict=True)
+        finish(view, plan, canvas, normalisation) for view, plan, canvas in zip(views, batch.plans, pixels, strict=True)
     ]
     figure = Figure(figsize=(1.5 * columns, 1.65 * (len(canvases) + 1)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -153,7 +153,7 @@ class ViewDataset(Dataset[Batch]):
         share, rest = divmod(order.batch_size, world_size)
         if rest or share % order.deal_block:
             raise UserError(
-                f"a batch of {order.batch_size} images on {world_size} processes, dealt in blocks of {order.deal_block}",
+                f"{order.batch_size} images on {world_size} processes, dealt in blocks of {order.deal_block}",
                 "for each process a whole number of blocks",
                 "change --batch-size, or give a --block that divides the share of a process",
             )

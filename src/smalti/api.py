@@ -1,0 +1,170 @@
+"""The verbs of the command line in Python."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from smalti.errors import UserError
+from smalti.evaluation.features import FeatureSet, extract_features
+from smalti.evaluation.knn import knn_scores
+from smalti.evaluation.linear import LinearProbe
+from smalti.images.catalogue import has_split, open_source
+from smalti.images.source import ImageSource
+from smalti.images.statistics import PixelStatistics, measure
+from smalti.images.subset import Subset
+from smalti.models.backbone import Backbone
+from smalti.models.checkpoints import load_encoder
+from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
+from smalti.recipes import get_recipe
+from smalti.runs import RunFolder
+from smalti.training.fit import Engine, fit
+from smalti.training.recipe import Recipe
+from smalti.views.draw import draw_views
+from smalti.views.finish import Normalisation
+from smalti.views.loader import BatchOrder, ViewDataset
+
+_MONITORED = 5000  # images of a split that kNN looks at during training
+
+
+def pretrain(
+    data: str | Path,
+    out: str | Path,
+    recipe: str | Recipe = "mosrep_moco",
+    *,
+    engine: Engine | None = None,
+    resume: bool = False,
+) -> Encoder:
+    """Learn an encoder from a folder of images, or a data set by name, and leave a run folder.
+
+    Where the data have labelled train and test parts, kNN accuracy is printed and logged during training; labels are
+    used for nothing else.
+
+    Args:
+        data: see `smalti.images.catalogue.open_source`.
+        out: the run folder.
+        recipe: a recipe, its name, or a Python file with `def recipe() -> Recipe`.
+        engine: devices, workers and reports.
+        resume: continue the run in `out`, or begin it if there is none.
+
+    Returns:
+        The trained encoder, as `load_encoder(out)` gives it.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    console = Console()
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    source = open_source(data, "train", recipe.backbone.in_channels)
+    _announce(console, source)
+    recipe = _fit_batch(console, recipe, len(source))
+    statistics = measure(source)
+    run = RunFolder(out)
+    info = EncoderInfo(
+        backbone=recipe.backbone,
+        pixels=statistics,
+        image_size=recipe.image_size,
+        # Small images have no margin to spare; large ones keep the papers' centre crop.
+        crop_fraction=224 / 256 if recipe.image_size >= 128 else 1.0,
+        recipe=recipe.name,
+        network="query",
+    )
+    engine = engine or Engine()
+    if rank_zero_only.rank == 0 and not (run.path / "views.png").exists():
+        draw(source, recipe, run.path / "views.png", statistics)
+    fit(
+        source,
+        run,
+        recipe,
+        statistics,
+        engine=engine,
+        export=lambda backbone: save_encoder(run.path, backbone, info),
+        monitors=_monitors(data, source, info, engine),
+        resume=resume,
+    )
+    return load_encoder(run.path)
+
+
+def draw(
+    source: ImageSource, recipe: Recipe, path: str | Path, statistics: PixelStatistics | None = None, step: int = 0
+) -> None:
+    """Write a PNG of what the network will see: images, and canvases with every region outlined.
+
+    Args:
+        source: the images.
+        recipe: whose views to draw.
+        path: of the PNG.
+        statistics: of the pixels; measured unless given.
+        step: which batch of the run.
+    """
+    statistics = statistics or measure(source)
+    order = BatchOrder(num_images=len(source), batch_size=min(8, len(source)), seed=recipe.seed)
+    dataset = ViewDataset(source, recipe.views, order, statistics)
+    draw_views(dataset, recipe.views, Normalisation(statistics.mean, statistics.std), Path(path), step)
+
+
+def embed(encoder: str | Path | Encoder, data: str | Path, split: str = "train", **options: Any) -> FeatureSet:
+    """Features of every image, with labels and names; options as for `extract_features`."""
+    encoder = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
+    source = open_source(data, "test" if split == "test" else "train", encoder.info.backbone.in_channels)
+    return extract_features(encoder, source, **options)
+
+
+def evaluate_knn(train: FeatureSet, test: FeatureSet) -> dict[str, float]:
+    """Weighted kNN accuracy, 0 to 1, for k = 1, 5, 20 and 200 as far as the bank reaches."""
+    return {f"knn{k}": accuracy for k, accuracy in knn_scores(train, test).items()}
+
+
+def evaluate_linear(train: FeatureSet, test: FeatureSet, seed: int = 0) -> dict[str, float]:
+    """Accuracy, 0 to 1, of a linear probe on frozen features."""
+    if train.labels is None or test.labels is None:
+        raise UserError("images without labels", "one sub-folder a class", "label both sets")
+    probe = LinearProbe(seed=seed).fit(train.features, train.labels)
+    return {"linear": probe.score(test.features, test.labels)}
+
+
+def _announce(console: Console, source: ImageSource) -> None:
+    if rank_zero_only.rank != 0:
+        return
+    classes = f" in {len(source.class_names)} classes" if source.class_names else ""
+    console.print(f"{source.name}: {len(source)} images{classes}", highlight=False)
+    ignored = getattr(source, "ignored", {})
+    if ignored:
+        listed = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.items())
+        console.print(f"not images by their names, and ignored: {listed}", highlight=False)
+
+
+def _fit_batch(console: Console, recipe: Recipe, images: int) -> Recipe:
+    """A set smaller than the batch is trained on with a smaller batch, and the user is told."""
+    if recipe.batch_size <= images:
+        return recipe
+    step = 8 * recipe.accumulate
+    batch = images // step * step or images // recipe.accumulate * recipe.accumulate
+    if batch < 2:
+        raise UserError(f"{images} image", "two or more", "add images")
+    console.print(f"only {images} images: a batch has {batch} in place of {recipe.batch_size}", highlight=False)
+    return replace(recipe, batch_size=batch)
+
+
+def _monitors(data: str | Path, source: ImageSource, info: EncoderInfo, engine: Engine) -> list[Any]:
+    if engine.score_every < 0 or source.labels is None or not has_split(data):
+        return []
+    test = open_source(data, "test", info.backbone.in_channels)
+    if test.labels is None:
+        return []
+    train_part, test_part = (Subset(s, evenly_spaced(len(s), _MONITORED)) for s in (source, test))
+
+    def monitor(backbone: Backbone) -> dict[str, float]:
+        encoder = Encoder(backbone, info).to(next(backbone.parameters()).device)
+        train, test = (extract_features(encoder, part) for part in (train_part, test_part))
+        return {f"knn{k}": score for k, score in knn_scores(train, test).items() if k in (1, 20)}
+
+    return [monitor]
+
+
+def evenly_spaced(count: int, wanted: int) -> np.ndarray:
+    """At most `wanted` of `count` indices, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
