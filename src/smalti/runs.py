@@ -4,26 +4,12 @@ recipe.json  metrics.jsonl  views.png  checkpoints/last.ckpt  encoder.safetensor
 """
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from smalti.errors import UserError
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A path to write to; when the block ends well it takes the name `path`, else it vanishes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from smalti.files import atomic
 
 
 class RunFolder:

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from smalti.errors import BadImageError, UserError
 from smalti.evaluation.frozen import assert_frozen
+from smalti.files import atomic
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
-from smalti.models.encoder import Encoder, replacing
+from smalti.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class FeatureSet:
         }
         if self.labels is not None:
             arrays["labels"] = self.labels
-        with replacing(path) as temporary:
+        with atomic(path) as temporary:
             np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
     @classmethod

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smalti.models.encoder import Encoder, installed_versions, replacing
+from smalti.files import atomic
+from smalti.models.encoder import Encoder, installed_versions
 
 # Largest difference of the outputs over their largest value; equal programs differ by less in float32.
 TOLERANCE = 1e-5
@@ -45,11 +46,11 @@ def write_verified(
         RuntimeError: the network that the snippet builds says otherwise than the encoder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    with atomic(path) as temporary:
         write(temporary)
         difference = _difference(encoder, snippet(temporary))
     report = ExportReport(path, difference, snippet(Path(path.name)))
-    with replacing(path.with_suffix(".json")) as temporary:
+    with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(_card(encoder, report), encoding="utf-8")
     return report
 

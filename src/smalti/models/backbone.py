@@ -4,6 +4,7 @@ Legend: N canvases, C channels of the last map, h x w its size, P pyramid levels
 """
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,8 @@ from smalti.errors import UserError
 
 # A 3x3 convolution in place of the 7x7 and its max-pool; the stride of the whole network shrinks 32 -> 8 or 16.
 SMALL_STEM_STRIDE = {"stride8": 1, "stride16": 2}
+# timm's plain vision transformers; not levit, mobilevit, ..., nor those whose relative positions fix their size.
+_TAKES_DYNAMIC_SIZE = re.compile("vit_(?!s?relpos)|deit|eva|flexivit|beit3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +97,9 @@ def _create(config: BackboneConfig) -> Any:
             f"try {' or '.join(close)}" if close else "see timm.list_models()",
         )
     options = dict(config.options)
-    if "vit" in config.name and "swin" not in config.name:
+    if _TAKES_DYNAMIC_SIZE.match(config.name):
         options.setdefault("dynamic_img_size", True)
-    if config.name.startswith("swin_"):
+    if config.name.startswith("swin"):
         options.setdefault("strict_img_size", False)
     try:
         model = timm.create_model(config.name, num_classes=0, in_chans=config.in_channels, **options)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,11 +34,11 @@ def split_batch_norm(network: nn.Module, group: int) -> None:
 
 
 def synchronise_batch_norm(network: nn.Module) -> nn.Module:
-    """Let batch normalisation use the statistics of all processes: torch's own on CUDA, plain arithmetic elsewhere."""
+    """Let batch normalisation use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere."""
     if world_size() == 1:
         return network
     if torch.cuda.is_available():
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = _synchronised_class(type(module))
@@ -79,7 +80,7 @@ def _synchronised_forward(norm: Any, x: Tensor) -> Tensor:
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = x.numel() / x.shape[1] * world_size()
-    values = x.float()
+    values = x if x.dtype.itemsize > 2 else x.float()
     mean = sum_over_processes(values.sum(dims)) / count
     centred = values - mean.view(shape)
     var = sum_over_processes(centred.square().sum(dims)) / count

@@ -3,11 +3,7 @@
 `encoder.safetensors` has the weights under timm's own names; `encoder.json` says which network they belong to.
 """
 
-import contextlib
 import json
-import os
-import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smalti.errors import UserError
+from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
 
@@ -152,9 +149,9 @@ def save_encoder(folder: str | Path, backbone: Backbone, info: EncoderInfo) -> P
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / WEIGHTS_NAME
     text = info.to_json()
-    with replacing(weights) as temporary:
+    with atomic(weights) as temporary:
         write_weights(temporary, backbone.model, {"smalti": text})
-    with replacing(folder / INFO_NAME) as temporary:
+    with atomic(folder / INFO_NAME) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return weights
 
@@ -167,24 +164,3 @@ def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None 
         for key, value in model.state_dict().items()
     }
     save_file(state, path, metadata={"format": "pt", **(metadata or {})})
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` to write to, and put it in its place at once when the block succeeds.
-
-    Whatever happens inside the block, `path` is the old file or the whole new one, never a part.
-
-    Example:
-        >>> with replacing("features.npz") as temporary:  # doctest: +SKIP
-        ...     temporary.write_bytes(content)
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

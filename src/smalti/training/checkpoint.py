@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from smalti.errors import UserError
-from smalti.runs import atomic
+from smalti.files import atomic
 from smalti.training.module import Pretraining
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from smalti.runs import atomic
+from smalti.files import atomic
 from smalti.views.canvas import Canvas
 from smalti.views.finish import Normalisation, finish
 from smalti.views.loader import ViewDataset
