@@ -153,9 +153,7 @@ def _run(function: Callable[..., Any], args: Any, world_size: int, folder: Path,
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo, and layers for the CPU
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout)
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
     try:
         torch.save(function(*args), folder / str(rank))
     finally:

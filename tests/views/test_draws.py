@@ -42,7 +42,7 @@ def test_uniform_is_uniform_and_its_neighbours_are_independent() -> None:
     assert kstest(u, "uniform").pvalue > 0.01
     pairs, _, _ = np.histogram2d(u[:-1], u[1:], bins=10, range=[[0, 1], [0, 1]])
     assert chisquare(pairs.ravel()).pvalue > 0.01
-    assert 0 < u.min()
+    assert u.min() > 0
     assert u.max() < 1
 
 
