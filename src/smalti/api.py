@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from smalti.distributed import is_first
 from smalti.errors import UserError
 from smalti.evaluation.features import FeatureSet, extract_features
 from smalti.evaluation.knn import knn_scores
@@ -73,7 +73,7 @@ def pretrain(
         network="query",
     )
     engine = engine or Engine()
-    if rank_zero_only.rank == 0 and not (run.path / "views.png").exists():
+    if is_first() and not (run.path / "views.png").exists():
         draw(source, recipe, run.path / "views.png", statistics)
     fit(
         source,
@@ -127,7 +127,7 @@ def evaluate_linear(train: FeatureSet, test: FeatureSet, seed: int = 0) -> dict[
 
 
 def _announce(console: Console, source: ImageSource) -> None:
-    if rank_zero_only.rank != 0:
+    if not is_first():
         return
     classes = f" in {len(source.class_names)} classes" if source.class_names else ""
     console.print(f"{source.name}: {len(source)} images{classes}", highlight=False)

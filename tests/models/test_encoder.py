@@ -13,10 +13,11 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from smalti.errors import UserError
+from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.checkpoints import load_encoder, load_weights
-from smalti.models.encoder import Encoder, EncoderInfo, replacing, save_encoder
+from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
 
 RESNET = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
 PIXELS = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
@@ -362,7 +363,7 @@ def test_half_a_file_is_never_seen(resnet: Encoder, tmp_path: Path, monkeypatch:
 
 def test_a_new_file_appears_only_when_whole(tmp_path: Path) -> None:
     target = tmp_path / "features.npz"
-    with replacing(target) as temporary:
+    with atomic(target) as temporary:
         temporary.write_bytes(b"all of it")
         assert not target.exists()
         assert temporary.suffix == ".npz"

@@ -114,7 +114,8 @@ def _create(config: BackboneConfig) -> Any:
 
 
 def _shrink_stem(model: Any, config: BackboneConfig) -> None:
-    if not isinstance(model, timm.models.resnet.ResNet) or not isinstance(model.conv1, nn.Conv2d):
+    plain = type(model) is timm.models.resnet.ResNet and isinstance(model.conv1, nn.Conv2d)
+    if not plain:
         raise UserError(
             f"stem {config.stem!r} for {config.name}",
             "a ResNet with a plain 7x7 stem",

@@ -46,7 +46,7 @@ def synchronise_batch_norm(network: nn.Module) -> nn.Module:
 
 
 @lru_cache
-def _split_class(base: type[_BatchNorm]) -> type[_BatchNorm]:
+def _split_class(base: type) -> type:
     class Split(base):  # type: ignore[misc, valid-type]
         split_group: int
 
@@ -54,7 +54,7 @@ def _split_class(base: type[_BatchNorm]) -> type[_BatchNorm]:
             if not self.training or len(x) <= self.split_group:
                 return super().forward(x)
             groups = x.split(self.split_group)
-            momentum = self.momentum
+            momentum: float = self.momentum
             # The groups together move the running statistics as far as one batch would.
             self.momentum = 1 - (1 - momentum) ** (1 / len(groups))
             try:
@@ -67,7 +67,7 @@ def _split_class(base: type[_BatchNorm]) -> type[_BatchNorm]:
 
 
 @lru_cache
-def _synchronised_class(base: type[_BatchNorm]) -> type[_BatchNorm]:
+def _synchronised_class(base: type) -> type:
     class Synchronised(base):  # type: ignore[misc, valid-type]
         def forward(self, x: Tensor) -> Tensor:
             return _synchronised_forward(self, x) if self.training else super().forward(x)

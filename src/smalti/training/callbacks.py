@@ -109,7 +109,7 @@ class Saving(L.Callback):
         export: writes the encoder file of a backbone.
     """
 
-    def __init__(self, run: RunFolder, every: int, export: Callable[[Backbone], None]) -> None:
+    def __init__(self, run: RunFolder, every: int, export: Callable[[Backbone], object]) -> None:
         self._run, self._every, self._export = run, every, export
         self._saved_at = time.monotonic()
 

@@ -12,9 +12,9 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
+from smalti.distributed import is_first
 from smalti.errors import UserError
 from smalti.images.array import ArraySource
 from smalti.images.ledger import BadFiles
@@ -71,7 +71,7 @@ def fit(
     statistics: PixelStatistics,
     *,
     engine: Engine,
-    export: Callable[[Backbone], None],
+    export: Callable[[Backbone], object],
     monitors: Sequence[Monitor] = (),
     resume: bool = False,
 ) -> Pretraining:
@@ -94,12 +94,12 @@ def fit(
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block)
-    if rank_zero_only.rank == 0:
+    if is_first():
         run.begin(recipe.to_json(), _describe(source), resume)
     module = make_module(recipe, statistics, order)
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, module)
-    if rank_zero_only.rank == 0:
+    if is_first():
         run.forget_after(module.next_step)
     if module.next_step < module.total_steps:
         module.loader = partial(_make_loader, module, source, order, statistics, engine)
@@ -143,7 +143,7 @@ def _train(
     run: RunFolder,
     ledger: BadFiles,
     engine: Engine,
-    export: Callable[[Backbone], None],
+    export: Callable[[Backbone], object],
     monitors: Sequence[Monitor],
 ) -> None:
     recipe = module.recipe

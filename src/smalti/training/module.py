@@ -16,9 +16,8 @@ from smalti.training.optim import make_optimiser, scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.draws import mix
-from smalti.views.finish import Normalisation, finish
-from smalti.views.loader import Batch
-from smalti.views.render_device import render
+from smalti.views.finish import Normalisation
+from smalti.views.loader import Batch, canvases
 
 
 class Pretraining(L.LightningModule):
@@ -32,6 +31,8 @@ class Pretraining(L.LightningModule):
         normalisation: of the pixels.
         steps_per_epoch: batches, counted in parts where gradients are accumulated.
     """
+
+    first_bad_step: Tensor
 
     def __init__(self, method: Method, recipe: Recipe, normalisation: Normalisation, steps_per_epoch: int) -> None:
         super().__init__()
@@ -56,9 +57,7 @@ class Pretraining(L.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[int, list[Canvas]]:
         """Make the canvases here: outside autocast, so that colours keep their precision."""
         self.bad_images.extend(batch.bad)
-        pixels = batch.pixels or [render(plan, batch.images) for plan in batch.plans]
-        finished = zip(self.recipe.views, batch.plans, pixels, strict=True)
-        return batch.step, [finish(view, plan, canvases, self.normalisation) for view, plan, canvases in finished]
+        return batch.step, canvases(batch, self.recipe.views, self.normalisation)
 
     def training_step(self, batch: tuple[int, Sequence[Canvas]], batch_idx: int) -> Tensor:
         step, views = batch

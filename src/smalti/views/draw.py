@@ -12,10 +12,9 @@ from torch import Tensor
 
 from smalti.files import atomic
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalisation, finish
-from smalti.views.loader import ViewDataset
+from smalti.views.finish import Normalisation
+from smalti.views.loader import ViewDataset, canvases
 from smalti.views.plan import Composition
-from smalti.views.render_device import render
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075")
 
@@ -34,17 +33,13 @@ def draw_views(
     """
     batch = dataset[step]
     columns = min(len(_COLOURS), dataset.share)
-    pixels = batch.pixels or [render(plan, batch.images) for plan in batch.plans]
-    canvases = [
-        finish(view, plan, canvas, normalisation) for view, plan, canvas in zip(views, batch.plans, pixels, strict=True)
-    ]
-    figure = Figure(figsize=(1.5 * columns, 1.65 * (len(canvases) + 1)), layout="constrained")
+    figure = Figure(figsize=(1.5 * columns, 1.65 * (len(views) + 1)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(canvases) + 1, columns, squeeze=False)
+    axes = figure.subplots(len(views) + 1, columns, squeeze=False)
     for column, axis in enumerate(axes[0]):
         _show(axis, dataset.image(step, column), _COLOURS[column])
     axes[0][0].set_title("images", fontsize=8, loc="left")
-    for row, view, canvas in zip(axes[1:], views, canvases, strict=True):
+    for row, view, canvas in zip(axes[1:], views, canvases(batch, views, normalisation), strict=True):
         row[0].set_title(_title(view, canvas), fontsize=8, loc="left")
         _draw_row(row, canvas, normalisation)
     with atomic(path) as temporary:

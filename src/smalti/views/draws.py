@@ -18,7 +18,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def mix(*words: int | UInt64) -> UInt64:
     """Hash words of 64 bits into one, element by element; words broadcast against each other."""
     with np.errstate(over="ignore"):
-        state = np.uint64(0x243F6A8885A308D3)
+        state: UInt64 = np.asarray(0x243F6A8885A308D3, dtype=np.uint64)
         for word in words:
             state = _finalise((state ^ np.asarray(word, dtype=np.uint64)) + _GOLDEN)
         return np.asarray(state)

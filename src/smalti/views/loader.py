@@ -19,8 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
+from smalti.views.canvas import Canvas
 from smalti.views.draws import Draws, field_key, mix, permutation
+from smalti.views.finish import Normalisation, finish
 from smalti.views.plan import Composition, Plan
+from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer
 
 _MAX_BLOCK = 32
@@ -125,6 +128,16 @@ class Batch:
             pixels=[pixels.pin_memory() for pixels in self.pixels],
             images=None if self.images is None else self.images.pin_memory(),
         )
+
+
+def canvases(batch: Batch, views: Sequence[Composition], normalisation: Normalisation) -> list[Canvas]:
+    """What the network sees of a batch, one `Canvas` for each composition, on the device that the batch is on."""
+    if batch.images is None:
+        pixels = batch.pixels
+    else:
+        pixels = [render(plan, batch.images) for plan in batch.plans]
+    finished = zip(views, batch.plans, pixels, strict=True)
+    return [finish(view, plan, canvas, normalisation) for view, plan, canvas in finished]
 
 
 class ViewDataset(Dataset[Batch]):

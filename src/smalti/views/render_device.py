@@ -36,14 +36,14 @@ def _resample(plan: Plan, images: Tensor) -> Tensor:
     # Weights are at most 1 and 8-bit values are exact in half precision: tensor cores lose under a fifth of a level.
     product = torch.float16 if images.is_cuda and dtype == torch.float32 else dtype
     tiles, size, device = plan.tiles, plan.tile_size, images.device
-    to = {"device": device, "dtype": product}
     height, width = images.shape[-2:]
     blur = _blur_matrices(tiles.sigma, size)
     rows = blur @ _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height)  # (T, S, H)
     columns = blur @ _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width)  # (T, S, W)
     columns = torch.where(torch.from_numpy(tiles.flip)[:, None, None], columns.flip(1), columns)
     source = images[torch.from_numpy(tiles.image).to(device)].to(product)  # (T, C, H, W)
-    out = rows.to(**to)[:, None] @ source @ columns.to(**to).mT[:, None]
+    rows, columns = rows.to(device, product), columns.to(device, product)
+    out = rows[:, None] @ source @ columns.mT[:, None]
     return out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
 
 

@@ -6,6 +6,7 @@ resizing to torch, colours and blur to OpenCV.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from smalti.views.colour import after_hue, before_hue
 from smalti.views.plan import Floats, Plan
 
-Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Pixels = NDArray[Any]  # uint8, or float32 in [0, 1]
 
 
 class HostRenderer:
