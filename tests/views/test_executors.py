@@ -1,0 +1,185 @@
+"""Both executors render a plan alike, and as torchvision would.
+
+Stated tolerances, of [0, 1]: 8-bit canvases differ by less than 0.004 on average and 0.08 anywhere (the host rounds to
+levels after every change), float canvases by less than 0.001 on average.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import EXECUTORS, PLAIN, UNCHANGED, make_draws, on_device, on_host, plan_for, sizes_of, stack, textured
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from smalti.views.crops import Augmentation, Crop
+from smalti.views.finish import finish
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition, Plan, Tiles
+from smalti.views.render_device import render
+
+STRONG = Augmentation(solarise=0.2)
+VIEWS = {
+    "crop": Crop(size=32, augmentation=STRONG),
+    "mosaic": Mosaic(tile_size=20, max_shift=11, augmentation=STRONG),
+    "noise": Mosaic(tile_size=20, max_shift=11, background="noise", augmentation=STRONG),
+}
+SEEDS = st.integers(0, 2**40)
+
+
+def difference(view: Composition, images: list[NDArray[Any]], seed: int) -> Tensor:
+    plan = plan_for(view, images, seed=seed)
+    return (on_host(plan, images) - on_device(plan, images)).abs()
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@given(seed=SEEDS)
+def test_executors_agree_on_8_bit_images(view: Composition, channels: int, seed: int) -> None:
+    apart = difference(view, textured(5, channels, seed=seed % 1000), seed)
+    assert apart.mean() < 0.004
+    assert apart.max() < 0.08
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@given(seed=SEEDS)
+def test_executors_agree_on_deeper_images(view: Composition, channels: int, seed: int) -> None:
+    images = [image.astype(np.float32) / 255 for image in textured(5, channels, seed=seed % 1000)]
+    assert difference(view, images, seed).mean() < 0.001
+
+
+def test_deeper_images_keep_more_than_8_bits() -> None:
+    ramp = np.linspace(0.5, 0.5 + 1 / 255, 64 * 64, dtype=np.float32).reshape(64, 64, 1)  # within one 8-bit level
+    view = Crop(size=16, augmentation=PLAIN)
+    plan = plan_for(view, [ramp])
+    for render_plan in EXECUTORS.values():
+        assert len(render_plan(plan, [ramp]).unique()) > 100
+
+
+def one_tile(view: Crop, image: NDArray[Any], **changes: Any) -> Plan:
+    """The plan of one crop, every field of its tile that is not named set to no change."""
+    plan = replace(view, augmentation=PLAIN).plan(sizes_of([image]), make_draws(1, seed=3))
+    return replace(plan, tiles=replace(plan.tiles, **{name: np.array([value]) for name, value in changes.items()}))
+
+
+def cropped(plan: Plan, image: NDArray[Any]) -> Tensor:
+    """torchvision's resized crop, (C, S, S)."""
+    x0, y0, x1, y1 = plan.tiles.crop[0].tolist()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    size = [plan.tile_size, plan.tile_size]
+    return tv.resized_crop(pixels, y0, x0, y1 - y0, x1 - x0, size, antialias=True)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [16, 32, 80])  # smaller and larger than the crop
+def test_crop_resize_and_flip_are_torchvisions(size: int, flip: bool) -> None:
+    image = textured(1)[0]
+    plan = one_tile(Crop(size=size), image, flip=flip)
+    eight_bit, exact = (cropped(plan, pixels) for pixels in (image, image.astype(np.float32) / 255))
+    if flip:
+        eight_bit, exact = tv.hflip(eight_bit), tv.hflip(exact)
+    torch.testing.assert_close(on_device(plan, [image.astype(np.float32) / 255])[0], exact, atol=1e-5, rtol=0)
+    torch.testing.assert_close(on_device(plan, [image])[0], exact, atol=1e-5, rtol=0)
+    assert (on_host(plan, [image])[0] * 255 - eight_bit).abs().max() < 1.001
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_is_torchvisions(sigma: float) -> None:
+    image = textured(1)[0].astype(np.float32) / 255
+    plan = one_tile(Crop(size=48), image, sigma=sigma)
+    radius = int(np.ceil(3 * sigma))  # where both executors cut the Gaussian
+    expected = tv.gaussian_blur(cropped(plan, image), [2 * radius + 1] * 2, [sigma] * 2)
+    for run in EXECUTORS.values():
+        torch.testing.assert_close(run(plan, [image])[0], expected, atol=1e-5, rtol=0)
+    wide = tv.gaussian_blur(cropped(plan, image), [23, 23], [sigma] * 2)  # the kernel that papers use at 224 px
+    assert (on_device(plan, [image])[0] - wide).abs().max() < 0.005
+
+
+CHANGES: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
+    "darker": ({"brightness": 0.7}, lambda x: tv.adjust_brightness(x, 0.7)),
+    "brighter": ({"brightness": 1.4}, lambda x: tv.adjust_brightness(x, 1.4)),
+    "flatter": ({"contrast": 0.6}, lambda x: tv.adjust_contrast(x, 0.6)),
+    "steeper": ({"contrast": 1.4, "contrast_last": True}, lambda x: tv.adjust_contrast(x, 1.4)),
+    "paler": ({"saturation": 0.6, "saturation_last": True}, lambda x: tv.adjust_saturation(x, 0.6)),
+    "richer": ({"saturation": 1.4}, lambda x: tv.adjust_saturation(x, 1.4)),
+    "turned": ({"hue": 0.1}, lambda x: tv.adjust_hue(x, 0.1)),
+    "turned back": ({"hue": -0.45}, lambda x: tv.adjust_hue(x, -0.45)),
+    "grey": ({"grey": True}, lambda x: tv.rgb_to_grayscale(x, 3)),
+    "solarised": ({"solarise": 128 / 255}, lambda x: tv.solarize(x, 128 / 255)),
+}
+
+
+@pytest.mark.parametrize(("changes", "theirs"), CHANGES.values(), ids=CHANGES)
+def test_each_change_is_torchvisions(changes: dict[str, Any], theirs: Callable[[Tensor], Tensor]) -> None:
+    image = textured(1, seed=4)[0].astype(np.float32) / 255
+    plan = one_tile(Crop(size=48), image, **changes)
+    expected = theirs(cropped(plan, image))
+    assert (expected - cropped(plan, image)).abs().mean() > 0.01  # there is something to get wrong
+    luma = 2e-4 if {"contrast", "saturation", "grey"} & set(changes) else 1e-5  # torchvision writes 0.2989 for 0.299
+    torch.testing.assert_close(on_device(plan, [image])[0], expected, atol=luma, rtol=0)
+    torch.testing.assert_close(on_host(plan, [image])[0], expected, atol=max(luma, 1e-4), rtol=0)
+
+
+def chain(tiles: Tiles, tile: int, x: Tensor) -> Tensor:
+    """torchvision's changes in the plan's order: each clamps, where the executors clamp once on each side of hue."""
+    if tiles.sigma[tile] > 0:
+        radius = int(np.ceil(3 * tiles.sigma[tile]))
+        x = tv.gaussian_blur(x, [2 * radius + 1] * 2, [float(tiles.sigma[tile])] * 2)
+    x = tv.adjust_brightness(x, float(tiles.brightness[tile]))
+    for last in (False, True):
+        if last:
+            x = tv.adjust_hue(x, float(tiles.hue[tile]))
+        if tiles.contrast_last[tile] == last:
+            x = tv.adjust_contrast(x, float(tiles.contrast[tile]))
+        if tiles.saturation_last[tile] == last:
+            x = tv.adjust_saturation(x, float(tiles.saturation[tile]))
+    if tiles.grey[tile]:
+        x = tv.rgb_to_grayscale(x, 3)
+    return tv.solarize(x, float(tiles.solarise[tile])) if tiles.solarise[tile] <= 1 else x
+
+
+def chain_difference(low: float, high: float, seed: int) -> Tensor:
+    """(4,) mean distances of the device executor from torchvision on images with values in [low, high]."""
+    images = [(low + (high - low) * image / 255).astype(np.float32) for image in textured(4, seed=seed % 1000)]
+    plan = plan_for(Crop(size=48, augmentation=replace(STRONG, jitter=1.0, flip=0.0)), images, seed=seed)
+    theirs = []
+    for tile, image in enumerate(images):
+        alone = replace(plan, tiles=replace(plan.tiles, crop=plan.tiles.crop[tile : tile + 1]))
+        theirs.append(chain(plan.tiles, tile, cropped(alone, image)))
+    return (on_device(plan, images) - torch.stack(theirs)).abs().mean(dim=(1, 2, 3))
+
+
+@given(seed=SEEDS)
+def test_the_chain_of_changes_is_torchvisions_where_nothing_is_clamped(seed: int) -> None:
+    assert chain_difference(0.3, 0.6, seed).max() < 2e-4
+
+
+def test_the_chain_of_changes_is_nearly_torchvisions_where_values_are_clamped() -> None:
+    assert torch.cat([chain_difference(0.0, 1.0, seed) for seed in range(40)]).mean() < 0.005
+
+
+def test_colours_are_left_alone_unless_there_are_three() -> None:
+    image = textured(1, channels=5)[0]
+    plan = one_tile(Crop(size=32), image, brightness=1.4, grey=True, solarise=0.5)
+    plain = one_tile(Crop(size=32), image)
+    for run in EXECUTORS.values():
+        torch.testing.assert_close(run(plan, [image]), run(plain, [image]), atol=0, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("depth", [8, 32])
+def test_cuda_renders_as_the_cpu_does(view: Composition, depth: int) -> None:
+    images = textured(6)
+    plan = plan_for(view, images)
+    pixels = stack(images) if depth == 8 else stack(images).float() / 255
+    there, here = (finish(view, plan, render(plan, x), UNCHANGED).pixels.cpu() for x in (pixels.cuda(), pixels))
+    assert (there - here).abs().mean() < 0.004
+    assert (there - here).abs().max() < 0.08
