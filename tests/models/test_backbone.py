@@ -1,0 +1,98 @@
+"""Backbones say what they are, and are timm's own networks."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from smalti.errors import UserError
+from smalti.models.backbone import Backbone, BackboneConfig
+
+VIT = "vit_tiny_patch16_224"
+
+
+def make_backbone(name: str, **settings: Any) -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(BackboneConfig(name=name, **settings)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "stride", "dim"),
+    [
+        ("resnet18", {}, 32, 512),
+        ("resnet18", {"stem": "stride16"}, 16, 512),
+        ("resnet18", {"stem": "stride8"}, 8, 512),
+        (VIT, {}, 16, 192),
+        (VIT, {"options": {"patch_size": 8}}, 8, 192),
+        ("swin_tiny_patch4_window7_224", {}, 32, 768),
+        ("convnext_atto", {}, 32, 320),
+        ("mobilevit_xxs", {}, 32, 320),  # a hybrid that is not to be taken for a vision transformer
+    ],
+)
+def test_map_and_pooled_have_the_shapes_that_dim_and_stride_say(
+    name: str, settings: dict[str, Any], stride: int, dim: int
+) -> None:
+    backbone = make_backbone(name, **settings)
+    with torch.no_grad():
+        features = backbone(torch.randn(2, 3, 64, 128))
+    assert (backbone.stride, backbone.dim) == (stride, dim)
+    assert features.map.shape == (2, dim, 64 // stride, 128 // stride)
+    assert features.pooled.shape == (2, dim)
+
+
+@pytest.mark.parametrize("name", ["resnet18", VIT, "swin_tiny_patch4_window7_224", "convnext_atto"])
+def test_pooled_is_plain_timms_output(name: str) -> None:
+    backbone = make_backbone(name)
+    plain = timm.create_model(name, num_classes=0).eval()
+    plain.load_state_dict(backbone.model.state_dict())
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(image).pooled, plain(image), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", VIT, "convnext_atto"])
+def test_the_map_keeps_the_places_of_the_image(name: str) -> None:
+    backbone = make_backbone(name)
+    image = torch.randn(1, 3, 256, 256, requires_grad=True)
+    features = backbone(image).map
+    row, column = features.shape[-2] * 3 // 4, features.shape[-1] // 4  # bottom left
+    (gradient,) = torch.autograd.grad(features[0, :, row, column].square().sum(), image)
+    strength = gradient[0].abs().sum(dim=0)
+    y, x = divmod(int(strength.view(8, 32, 8, 32).sum(dim=(1, 3)).argmax()), 8)
+    assert (y, x) in {(5, 1), (5, 2), (6, 1), (6, 2)}
+
+
+def test_the_last_map_of_the_pyramid_is_the_coarsest() -> None:
+    backbone = make_backbone("resnet18")
+    maps = backbone.pyramid(torch.randn(1, 3, 64, 64))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (64, 32, 32),
+        (64, 16, 16),
+        (128, 8, 8),
+        (256, 4, 4),
+        (512, 2, 2),
+    ]
+
+
+@pytest.mark.parametrize("stem", ["standard", "stride8"])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_any_number_of_channels(stem: str, channels: int) -> None:
+    backbone = make_backbone("resnet18", stem=stem, in_channels=channels)
+    assert backbone(torch.randn(1, channels, 32, 32)).pooled.shape == (1, 512)
+
+
+def test_an_unknown_name_suggests_close_ones() -> None:
+    with pytest.raises(UserError, match="resnet50"):
+        make_backbone("resnet5O")
+
+
+def test_an_unknown_option_is_named() -> None:
+    with pytest.raises(UserError, match="colour"):
+        make_backbone("resnet18", options={"colour": 3})
+
+
+@pytest.mark.parametrize("name", [VIT, "convnext_atto"])
+def test_a_small_stem_is_refused_for_all_but_resnets(name: str) -> None:
+    with pytest.raises(UserError, match="patch_size"):
+        make_backbone(name, stem="stride8")
