@@ -7,7 +7,6 @@ large as a device's share would be, and the keys are shuffled between groups; so
 Legend: N canvases on this process, C channels, n canvases in a group.
 """
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,10 +26,9 @@ def split_batch_norm(network: nn.Module, group: int) -> None:
         network: changed in place.
         group: n, canvases that share their statistics, 2 or more.
     """
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.__class__ = _split_class(type(module))
-            module.split_group = group  # type: ignore[assignment]
+    for module in _norms(network):
+        module.__class__ = _split_class(type(module))
+        module.split_group = group
 
 
 def synchronise_batch_norm(network: nn.Module) -> nn.Module:
@@ -39,22 +37,25 @@ def synchronise_batch_norm(network: nn.Module) -> nn.Module:
         return network
     if torch.cuda.is_available():
         return convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.__class__ = _synchronised_class(type(module))
+    for module in _norms(network):
+        module.__class__ = _synchronised_class(type(module))
     return network
 
 
-@lru_cache
-def _split_class(base: type) -> type:
-    class Split(base):  # type: ignore[misc, valid-type]
+def _norms(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
+def _split_class(base: Any) -> Any:
+    class Split(base):
         split_group: int
+        momentum: float
 
         def forward(self, x: Tensor) -> Tensor:
             if not self.training or len(x) <= self.split_group:
                 return super().forward(x)
             groups = x.split(self.split_group)
-            momentum: float = self.momentum
+            momentum = self.momentum
             # The groups together move the running statistics as far as one batch would.
             self.momentum = 1 - (1 - momentum) ** (1 / len(groups))
             try:
@@ -66,9 +67,8 @@ def _split_class(base: type) -> type:
     return Split
 
 
-@lru_cache
-def _synchronised_class(base: type) -> type:
-    class Synchronised(base):  # type: ignore[misc, valid-type]
+def _synchronised_class(base: Any) -> Any:
+    class Synchronised(base):
         def forward(self, x: Tensor) -> Tensor:
             return _synchronised_forward(self, x) if self.training else super().forward(x)
 
