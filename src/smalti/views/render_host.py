@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.views.colour import after_hue, before_hue
-from smalti.views.plan import Floats, Plan
+from smalti.views.plan import Bools, Floats, Plan
 
 Pixels = NDArray[Any]  # uint8, or float32 in [0, 1]
 
@@ -35,8 +35,8 @@ class HostRenderer:
         self.canvases = np.zeros((plan.num_canvases, side, side, channels), dtype=dtype)
         self._plan = plan
         self._corners = plan.corners()
-        self._before = before_hue(plan.tiles)
-        self._after = after_hue(plan.tiles)
+        self._before = _Affine(*before_hue(plan.tiles))
+        self._after = _Affine(*after_hue(plan.tiles))
         order = np.argsort(plan.tiles.image, kind="stable")
         starts = np.searchsorted(plan.tiles.image[order], np.arange(plan.tiles.image.max() + 2))
         self._tiles_of = [order[a:b] for a, b in pairwise(starts)]
@@ -58,14 +58,14 @@ class HostRenderer:
             pixels = _blur(pixels, float(tiles.sigma[tile]))
         if pixels.shape[2] == 3:
             pixels = self._colour(tile, pixels)
-        return pixels[:, ::-1] if tiles.flip[tile] else pixels
+        return _with_channels(cv2.flip(pixels, 1)) if tiles.flip[tile] else pixels
 
     def _colour(self, tile: int, pixels: Pixels) -> Pixels:
         tiles = self._plan.tiles
-        pixels = _affine(pixels, self._before[0][tile], self._before[1][tile])
+        pixels = self._before(tile, pixels)
         if tiles.hue[tile] != 0:
             pixels = _turn_hue(pixels, float(tiles.hue[tile]))
-        pixels = _affine(pixels, self._after[0][tile], self._after[1][tile])
+        pixels = self._after(tile, pixels)
         if tiles.solarise[tile] <= 1:
             pixels = _solarise(pixels, float(tiles.solarise[tile]))
         return pixels
@@ -78,30 +78,50 @@ class HostRenderer:
             self.canvases[canvas, y0:y1, x0:x1] = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
 
 
+class _Affine:
+    """One affine change of colours for each tile.
+
+    Args:
+        of_pixel: (T, 3, 3) factors of the pixel.
+        of_mean: (T, 3, 3) factors of the tile's mean colour.
+    """
+
+    def __init__(self, of_pixel: Floats, of_mean: Floats) -> None:
+        self._matrix = np.concatenate([of_pixel, np.zeros((len(of_pixel), 3, 1))], axis=2)  # (T, 3, 4)
+        self._of_mean = of_mean
+        self._reads_mean: Bools = np.asarray(of_mean.any(axis=(1, 2)))
+        self._changes: Bools = np.asarray(self._reads_mean | (of_pixel != np.eye(3)).any(axis=(1, 2)))
+
+    def __call__(self, tile: int, pixels: Pixels) -> Pixels:
+        if not self._changes[tile]:
+            return pixels
+        matrix = self._matrix[tile].copy()
+        if self._reads_mean[tile]:
+            matrix[:, 3] = self._of_mean[tile] @ cv2.mean(pixels)[:3]
+        changed = cv2.transform(pixels, matrix)
+        return changed if pixels.dtype == np.uint8 else changed.clip(0, 1)
+
+
 def _resize(pixels: Pixels, size: int) -> Pixels:
-    # Viewed as (1, C, H, W) in channels-last memory this takes torch's vectorised uint8 path without a copy.
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # Only images whose every stride says channels last take torch's vectorised 8-bit path as they are: neither a part
+    # of a larger image nor an axis added by indexing does.
+    image = torch.from_numpy(np.ascontiguousarray(pixels).reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
     resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _blur(pixels: Pixels, sigma: float) -> Pixels:
-    side = 2 * blur_radius(sigma, len(pixels)) + 1
-    return _with_channels(cv2.GaussianBlur(pixels, (side, side), sigma, borderType=cv2.BORDER_REFLECT_101))
-
-
-def _affine(pixels: Pixels, of_pixel: Floats, of_mean: Floats) -> Pixels:
-    if np.array_equal(of_pixel, np.eye(3)) and not of_mean.any():
-        return pixels
-    mean = np.array(cv2.mean(pixels)[:3])
-    changed = cv2.transform(pixels, np.concatenate([of_pixel, (of_mean @ mean)[:, None]], axis=1))
-    return changed if pixels.dtype == np.uint8 else changed.clip(0, 1)
+    # OpenCV's GaussianBlur takes twice as long on 8 bits, and rounds between its two passes.
+    kernel = cv2.getGaussianKernel(2 * blur_radius(sigma, len(pixels)) + 1, sigma)
+    return _with_channels(cv2.sepFilter2D(pixels, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101))
 
 
 def _turn_hue(pixels: Pixels, turn: float) -> Pixels:
     if pixels.dtype == np.uint8:
         hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-        hsv[..., 0] += np.uint8(round(turn * 256) % 256)  # the wheel has 256 steps and wraps around by itself
+        row = np.zeros(hsv.shape[1:], dtype=np.uint8)  # a whole row, because NumPy is slow on every third byte
+        row[:, 0] = round(turn * 256) % 256
+        hsv += row  # the wheel has 256 steps and wraps around by itself
         return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + turn * 360) % 360
