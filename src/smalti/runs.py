@@ -70,10 +70,10 @@ class RunFolder:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop logged lines of steps from `step` on: they are about to be made again."""
+        """Drop lines logged after `step` steps: they are about to be made again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and _step(line) < step]
+            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and _step(line) <= step]
             with atomic(path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept))
 

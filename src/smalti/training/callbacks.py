@@ -126,8 +126,9 @@ class Saving(L.Callback):
         """Checkpoint and encoder, unless the loss has left the finite numbers."""
         module.check_finite(_last_good(self._run))
         if trainer.is_global_zero:
-            save_checkpoint(self._run.checkpoint, module, trainer.optimizers[0])
+            # The checkpoint comes last: a run stopped between the two makes the encoder again.
             self._export(module.method.encoder())
+            save_checkpoint(self._run.checkpoint, module, trainer.optimizers[0])
         self._saved_at = time.monotonic()
 
     def _is_due(self, module: Pretraining) -> bool:
