@@ -1,0 +1,97 @@
+"""The command line in processes that can be killed: forked from one that has imported everything, so they start at once."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "smalti.api", "smalti.cli"])
+
+
+def start(
+    arguments: list[str],
+    log: Path,
+    before: Callable[[], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> BaseProcess:
+    """Begin `smalti ARGUMENTS` in a process of its own.
+
+    Args:
+        arguments: of the command line.
+        log: takes what it prints.
+        before: called in that process before the command.
+        environment: further variables.
+    """
+    process = _CONTEXT.Process(target=_run, args=(arguments, log, before, environment or {}))
+    process.start()
+    return process
+
+
+def wait(process: BaseProcess, timeout: float = 120.0) -> int:
+    """Its exit code, negative for a signal; a process that hangs is killed and fails the test."""
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"{process.name} did not end within {timeout} s")
+    return process.exitcode
+
+
+def _run(arguments: list[str], log: Path, before: Callable[[], None] | None, environment: Mapping[str, str]) -> None:
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    import torch
+
+    from smalti import cli
+
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where nothing else is set
+    if before is not None:
+        before()
+    sys.exit(cli.main(arguments))
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_lines(count: int, seconds: float) -> None:
+    """Have this process killed some time after its `count`-th line of metrics, wherever it then is."""
+    from smalti.runs import RunFolder
+
+    log, lines = RunFolder.log, 0
+
+    def counting(*args: Any) -> None:
+        nonlocal lines
+        log(*args)
+        lines += 1
+        if lines == count:
+            threading.Timer(seconds, die).start()
+
+    RunFolder.log = counting  # type: ignore[method-assign]
+
+
+def die_writing_checkpoint(count: int) -> None:
+    """Have this process killed when half of its `count`-th checkpoint is on the disk."""
+    import torch
+
+    save, saved = torch.save, 0
+
+    def dying(state: Any, path: Path) -> None:
+        nonlocal saved
+        saved += 1
+        if saved < count:
+            return save(state, path)
+        save(state, buffer := BytesIO())
+        path.write_bytes(buffer.getvalue()[: buffer.tell() // 2])
+        return die()
+
+    torch.save = dying

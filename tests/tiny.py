@@ -1,0 +1,92 @@
+"""Runs small enough for tests, and the recipe file of them: a network of a few thousand weights, views of 16 pixels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from helpers import textured
+from PIL import Image
+from safetensors import safe_open
+
+from smalti.methods.moco import MoCoConfig
+from smalti.models.backbone import BackboneConfig
+from smalti.models.heads import ProjectorConfig
+from smalti.runs import RunFolder
+from smalti.training.fit import Engine
+from smalti.training.recipe import Recipe
+from smalti.views.crops import Crop
+from smalti.views.mosaic import Mosaic
+
+RECIPE_FILE = str(Path(__file__))
+IMAGES, BATCH, EPOCHS = 40, 8, 4  # 5 steps an epoch
+STEPS = EPOCHS * IMAGES // BATCH
+BACKBONE = BackboneConfig(
+    name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}
+)
+METHOD = MoCoConfig(
+    projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=32, norm_group=4, region_size=2, momentum=0.9
+)
+ENGINE = Engine(workers=0, logger="none", log_every=1, checkpoint_every=3, score_every=-1)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """MosRep at 16 px: two crops and a mosaic of four tiles."""
+    views = (Crop(size=16), Crop(size=16), Mosaic(tile_size=8, max_shift=4))
+    settings = {"views": views, "backbone": BACKBONE, "method": METHOD, "epochs": EPOCHS, "batch_size": BATCH}
+    return Recipe(name="tiny", precision="32", **(settings | changes))
+
+
+def write_photos(folder: Path, count: int = IMAGES, side: int = 40, seed: int = 0) -> Path:
+    """`count` PNGs of different sizes below `side` pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(textured(count, side=side, seed=seed)):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    return folder
+
+
+def without_drawing(run: Path) -> Path:
+    """A run folder that has its picture of the views, which takes longer to draw than these runs to train."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "views.png").touch()
+    return run
+
+
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    return torch.load(RunFolder(run).checkpoint, weights_only=True)
+
+
+def encoder_of(run: Path) -> dict[str, Any]:
+    """Weights and description; safetensors itself writes its header in any order."""
+    with safe_open(run / "encoder.safetensors", framework="pt") as file:
+        return {"metadata": file.metadata(), **{key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every line of metrics.jsonl, as they stand there."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def assert_same_state(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Bit for bit, through dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same_state(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_state(x, y, f"{where}.{number}")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(run: Path, straight: Path) -> None:
+    """The run left what an uninterrupted one leaves: its state and encoder to the bit, and every step logged once."""
+    assert_same_state(checkpoint_of(run), checkpoint_of(straight))
+    assert_same_state(encoder_of(run), encoder_of(straight), "encoder")
+    assert losses_of(run) == losses_of(straight)
