@@ -5,6 +5,7 @@ the schedules and all random numbers follow from the number of the next step.
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,10 +35,11 @@ def load_checkpoint(path: Path, module: Pretraining) -> None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         module.method.load_state_dict(state["method"])
-    except (RuntimeError, KeyError, OSError, EOFError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (RuntimeError, KeyError, OSError, EOFError, UnpicklingError) as error:
+        # torch's advice for what it cannot unpickle is to run the code in it.
+        reason = "damaged" if isinstance(error, UnpicklingError) else (str(error) or type(error).__name__)
         raise UserError(
-            f"checkpoint {path}: {first_line}", "a checkpoint of this recipe", "give another --out"
+            f"checkpoint {path}: {reason.splitlines()[0]}", "a checkpoint of this recipe", "give another --out"
         ) from error
     module.next_step = state["next_step"]
     module.optimiser_state = state["optimiser"]
