@@ -1,4 +1,4 @@
-"""The command line in processes that can be killed: forked from one that has imported everything, so they start at once."""
+"""The command line in processes that can be killed; forked where all is imported already, they start at once."""
 
 import multiprocessing
 import os

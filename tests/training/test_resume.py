@@ -53,7 +53,7 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(
     tiny.assert_same_run(run, straight)
 
 
-class Stopped(Exception):
+class StopError(Exception):
     pass
 
 
@@ -63,7 +63,7 @@ def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
 
     def ending(self: Logging, trainer: Any, module: Any, *args: Any) -> None:
         if module.next_step == step:
-            raise Stopped
+            raise StopError
         end(self, trainer, module, *args)
 
     patch.setattr(Logging, "on_train_batch_end", ending)
@@ -84,9 +84,10 @@ def test_a_run_that_raised_ends_as_if_it_had_not(
     straight, run = (tiny.without_drawing(tmp_path / name) for name in ("straight", "run"))
     api.pretrain(photos, straight, recipe, engine=engine)
     for step in stops:
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        with pytest.MonkeyPatch.context() as patch:
             stop_at(step, patch)
-            api.pretrain(photos, run, recipe, engine=engine, resume=True)
+            with pytest.raises(StopError):
+                api.pretrain(photos, run, recipe, engine=engine, resume=True)
     api.pretrain(photos, run, recipe, engine=engine, resume=True)
     tiny.assert_same_run(run, straight)
 
@@ -99,11 +100,11 @@ def test_a_run_stopped_between_its_last_two_files_leaves_both(
 
     def failing(folder: Path, backbone: Any, info: Any) -> None:
         if len(RunFolder(run).metrics()) == tiny.STEPS:
-            raise Stopped
+            raise StopError
         write(folder, backbone, info)
 
     monkeypatch.setattr(api, "save_encoder", failing)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopError):
         api.pretrain(photos, run, tiny.recipe(), engine=tiny.ENGINE)
     monkeypatch.setattr(api, "save_encoder", write)
     api.pretrain(photos, run, tiny.recipe(), engine=tiny.ENGINE, resume=True)

@@ -1,0 +1,72 @@
+"""A checkpoint is whole or is not there, and one that does not fit is refused in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from helpers import EIGHT_BIT
+
+from smalti.errors import UserError
+from smalti.training.checkpoint import load_checkpoint, save_checkpoint
+from smalti.training.fit import make_module
+from smalti.training.module import Pretraining
+from smalti.training.recipe import Recipe
+from smalti.views.loader import BatchOrder
+
+
+def module_of(recipe: Recipe) -> Pretraining:
+    return make_module(recipe, EIGHT_BIT, BatchOrder(num_images=40, batch_size=recipe.micro_batch, seed=0))
+
+
+def save(path: Path, seed: int = 0) -> Pretraining:
+    module = module_of(tiny.recipe(seed=seed))
+    save_checkpoint(path, module, module.configure_optimizers())
+    return module
+
+
+@pytest.mark.parametrize("written", [0, 1000])
+def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    old = save(path, seed=1)
+
+    def failing(state: Any, target: Path) -> None:
+        target.write_bytes(b"x" * written)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", failing)
+    with pytest.raises(OSError, match="No space"):
+        save(path, seed=2)
+    found = module_of(tiny.recipe())
+    load_checkpoint(path, found)
+    tiny.assert_same_state(found.method.state_dict(), old.method.state_dict())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
+    save(tmp_path / "last.ckpt")
+    other = tiny.recipe(backbone=tiny.BackboneConfig(name="resnet18", stem="stride16"))
+    with pytest.raises(UserError, match=r"got checkpoint .*last.ckpt: .*; expected a checkpoint of this recipe"):
+        load_checkpoint(tmp_path / "last.ckpt", module_of(other))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half of one"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(damage: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(damage)
+    with pytest.raises(UserError, match=r"^got checkpoint [^\n]*$"):
+        load_checkpoint(tmp_path / "last.ckpt", module_of(tiny.recipe()))
+
+
+def test_the_optimiser_goes_on_from_its_own_state(tmp_path: Path) -> None:
+    module = module_of(tiny.recipe())
+    optimiser = module.configure_optimizers()
+    for parameter in module.method.query_network.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimiser.step()
+    save_checkpoint(tmp_path / "last.ckpt", module, optimiser)
+    found = module_of(tiny.recipe())
+    load_checkpoint(tmp_path / "last.ckpt", found)
+    tiny.assert_same_state(found.configure_optimizers().state_dict(), optimiser.state_dict())

@@ -1,0 +1,108 @@
+"""What moves at an optimiser step, how far, and how often."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from helpers import EIGHT_BIT, ListSource, textured
+
+from smalti.models.momentum import update_targets
+from smalti.runs import RunFolder
+from smalti.training import module as module_file
+from smalti.training.fit import fit, make_module
+from smalti.training.module import Pretraining
+from smalti.training.optim import OptimiserConfig
+from smalti.training.recipe import Recipe
+from smalti.views.loader import BatchOrder, ViewDataset, canvases
+
+BASE_LR, WARMUP_EPOCHS = 0.5, 1
+OPTIMISER = OptimiserConfig(base_lr=BASE_LR, warmup_epochs=WARMUP_EPOCHS, momentum=0.0, weight_decay=0.0)
+SOURCE = ListSource(textured(tiny.IMAGES, side=40))
+
+
+def train(recipe: Recipe, run: Path) -> Pretraining:
+    return fit(SOURCE, RunFolder(run), recipe, EIGHT_BIT, engine=tiny.ENGINE, export=lambda backbone: None)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """("rate", r) for every step of the optimiser, ("targets", error of the momentum update) for every such update."""
+    noted: list[tuple[str, Any]] = []
+    step = torch.optim.SGD.step
+
+    def noting_step(self: torch.optim.SGD, closure: Any = None) -> Any:
+        result = step(self, closure)
+        noted.append(("rate", self.param_groups[0]["lr"]))
+        return result
+
+    def noting_update(pairs: list[Any]) -> None:
+        ((online, target, momentum),) = pairs
+        expected = [
+            momentum * slow.double() + (1 - momentum) * fast.double()
+            for slow, fast in zip(target.parameters(), online.parameters(), strict=True)
+        ]
+        update_targets(pairs)
+        errors = [(p - q).abs().max().item() for p, q in zip(target.parameters(), expected, strict=True)]
+        noted.append(("targets", max(errors)))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting_step)
+    monkeypatch.setattr(module_file, "update_targets", noting_update)
+    return noted
+
+
+def expected_rates(batch: int, steps_per_epoch: int, total: int, accumulate: int) -> list[float]:
+    """base * batch / 256, a linear rise over the first epoch, then half a cosine; written out a second time."""
+    peak = BASE_LR * batch / 256
+    rise = [peak * (step + 1) / steps_per_epoch for step in range(steps_per_epoch)]
+    fall = total - steps_per_epoch
+    cosine = [peak * (1 + math.cos(math.pi * step / fall)) / 2 for step in range(fall)]
+    return (rise + cosine)[accumulate - 1 :: accumulate]
+
+
+@pytest.mark.parametrize(("accumulate", "micro_steps_per_epoch"), [(1, 5), (2, 4)])
+def test_rates_and_momentum_follow_optimiser_steps(
+    accumulate: int, micro_steps_per_epoch: int, events: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    batch, total = 8 * accumulate, micro_steps_per_epoch * tiny.EPOCHS
+    train(tiny.recipe(batch_size=batch, accumulate=accumulate, optimiser=OPTIMISER), tmp_path)
+    assert [kind for kind, _ in events] == ["rate", "targets"] * (total // accumulate)
+    rates = [value for kind, value in events if kind == "rate"]
+    assert rates == pytest.approx(expected_rates(batch, micro_steps_per_epoch, total, accumulate), rel=1e-12)
+    assert max(value for kind, value in events if kind == "targets") < 1e-6
+    logged = {line["step"]: line["learning_rate"] for line in RunFolder(tmp_path).metrics()}
+    assert [logged[step] for step in range(accumulate, total + 1, accumulate)] == rates
+
+
+def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp_path: Path) -> None:
+    recipe = tiny.recipe(batch_size=16, accumulate=2, optimiser=OPTIMISER, epochs=1, executor="host")
+    order = BatchOrder(num_images=tiny.IMAGES, batch_size=8, seed=recipe.seed)
+    by_hand = make_module(recipe, EIGHT_BIT, order)
+    dataset = ViewDataset(SOURCE, recipe.views, order, EIGHT_BIT)
+    for step in range(2):  # gradients of the parts add up in .grad
+        views = canvases(dataset[step], recipe.views, by_hand.normalisation)
+        by_hand.method(views, by_hand.progress(step)).loss.backward()
+    rate = BASE_LR * 16 / 256 * 2 / 4
+    expected = [p.detach() - rate * p.grad / 2 for p in by_hand.method.query_network.parameters()]
+
+    trained: list[torch.Tensor] = []
+
+    def stop_after_one_step(pairs: list[Any]) -> None:
+        if not trained:
+            trained.extend(p.detach().clone() for p in pairs[0].online.parameters())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_file, "update_targets", stop_after_one_step)
+        train(recipe, tmp_path)
+    for found, wanted in zip(trained, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_batch_in_parts_takes_the_rate_of_the_whole() -> None:
+    order = BatchOrder(num_images=40, batch_size=8, seed=0)
+    whole, parts = (
+        make_module(tiny.recipe(batch_size=16, accumulate=n, optimiser=OPTIMISER), EIGHT_BIT, order) for n in (1, 2)
+    )
+    assert max(map(whole.learning_rate, range(20))) == max(map(parts.learning_rate, range(16))) == BASE_LR / 16
