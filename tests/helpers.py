@@ -27,6 +27,9 @@ from smalti.views.render_host import HostRenderer
 
 PLAIN = Augmentation(flip=0, jitter=0, grey=0, blur=0)  # nothing but the crop
 EIGHT_BIT = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+# Processes are forked from a fresh one that has imported what takes long, so they start at once and share no state.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "smalti.methods.moco", "smalti.views.loader"])
 UNCHANGED = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -91,8 +94,8 @@ def make_draws(count: int, block: int = 0, *, seed: int = 0, step: int = 0, view
     return Draws(seed=seed, epoch=0, step=step, view=view, images=images, first=first, block=block or count)
 
 
-def plan_for(view: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Plan:
-    return view.plan(sizes_of(images), make_draws(len(images), **draws))
+def plan_for(composition: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Plan:
+    return composition.plan(sizes_of(images), make_draws(len(images), **draws))
 
 
 def stack(images: Sequence[NDArray[Any]]) -> Tensor:
@@ -121,20 +124,20 @@ def on_device(plan: Plan, images: Sequence[NDArray[Any]]) -> Tensor:
 EXECUTORS = {"host": on_host, "device": on_device}
 
 
-def exact_canvas(view: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Canvas:
+def exact_canvas(composition: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Canvas:
     """A finished canvas in float64."""
-    plan = plan_for(view, images, **draws)
-    return finish(view, plan, on_device(plan, [image / 255.0 for image in images]), UNCHANGED)
+    plan = plan_for(composition, images, **draws)
+    return finish(composition, plan, on_device(plan, [image / 255.0 for image in images]), UNCHANGED)
 
 
-def run_in_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_in_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 300.0) -> list[Any]:
     """Call `function(*args)` in processes that form a gloo group; what each returned, in order of rank.
 
     Nothing outlives the timeout, seconds: a group that waits for a lost member is ended and raises.
     """
     with TemporaryDirectory() as folder:
         run = partial(_run, function, args, world_size, Path(folder), timeout)
-        processes = [get_context("spawn").Process(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
+        processes = [_CONTEXT.Process(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
         for process in processes:
             process.start()
         try:
