@@ -37,13 +37,17 @@ def _resample(plan: Plan, images: Tensor) -> Tensor:
     product = torch.float16 if images.is_cuda and dtype == torch.float32 else dtype
     tiles, size, device = plan.tiles, plan.tile_size, images.device
     height, width = images.shape[-2:]
-    blur = _blur_matrices(tiles.sigma, size)
-    rows = blur @ _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height)  # (T, S, H)
-    columns = blur @ _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width)  # (T, S, W)
+    rows = _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height)  # (T, S, H)
+    columns = _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width)  # (T, S, W)
+    if tiles.sigma.any():
+        blur = _blur_matrices(tiles.sigma, size)
+        rows, columns = blur @ rows, blur @ columns
     columns = torch.where(torch.from_numpy(tiles.flip)[:, None, None], columns.flip(1), columns)
-    source = images[torch.from_numpy(tiles.image).to(device)].to(product)  # (T, C, H, W)
+    source = images.to(product)[torch.from_numpy(tiles.image).to(device)]  # (T, C, H, W)
     rows, columns = rows.to(device, product), columns.to(device, product)
-    out = rows[:, None] @ source @ columns.mT[:, None]
+    # One product for all channels: a batched product of small matrices costs by its number.
+    narrowed = torch.bmm(source.flatten(1, 2), columns.mT).unflatten(1, source.shape[1:3])  # (T, C, H, S)
+    out = rows[:, None] @ narrowed
     return out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
 
 
