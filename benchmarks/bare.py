@@ -1,0 +1,48 @@
+"""A recipe's training as a plain PyTorch loop: what the engine is measured against, and what steps are timed with."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from smalti.images.statistics import PixelStatistics
+from smalti.models.momentum import update_targets
+from smalti.training.fit import make_module
+from smalti.training.hardware import resolve_precision
+from smalti.training.optim import make_optimiser
+from smalti.training.recipe import Recipe
+from smalti.views.canvas import Canvas
+from smalti.views.loader import BatchOrder
+
+
+class BareLoop:
+    """The same weights, arithmetic and schedules as `fit`, and nothing around them.
+
+    Args:
+        recipe: what to train; its gradients are not accumulated.
+        statistics: of the pixels.
+        order: of the images.
+        device: where.
+    """
+
+    def __init__(self, recipe: Recipe, statistics: PixelStatistics, order: BatchOrder, device: str = "cpu") -> None:
+        self._module = make_module(recipe, statistics, order)
+        self.method = self._module.method.to(device)
+        self.normalisation = self._module.normalisation
+        self._optimiser = make_optimiser(recipe.optimiser, self.method, recipe.batch_size)
+        self._autocast = torch.autocast(
+            device, torch.bfloat16, enabled=resolve_precision(recipe.precision) == "bf16-mixed"
+        )
+
+    def step(self, number: int, views: Sequence[Canvas]) -> Tensor:
+        """Forward, backward, the weights, the targets; the loss."""
+        progress = self._module.progress(number)
+        with self._autocast:
+            loss, _ = self.method(views, progress)
+        self._optimiser.zero_grad()
+        loss.backward()
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._module.learning_rate(number)
+        self._optimiser.step()
+        update_targets(self.method.momentum_pairs(progress))
+        return loss.detach()

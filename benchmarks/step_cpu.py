@@ -1,0 +1,131 @@
+"""A training step of mosrep_moco_small on the CPU: what composing and pooling take of it, and what the engine adds.
+
+The engine runs a real `fit`. Its loader hands out batches made beforehand, and between two of them takes the same step
+with a plain loop of its own: so both share whatever else the machine is doing, and must end with the same loss.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import tyro
+
+from benchmarks.bare import BareLoop
+from benchmarks.figures import Figure, show
+from benchmarks.measure import figure, interleave
+from benchmarks.shares import apart, pooling
+from smalti.images.photos import photos
+from smalti.images.statistics import measure as measure_statistics
+from smalti.recipes import get_recipe
+from smalti.runs import RunFolder
+from smalti.training.fit import Engine, fit
+from smalti.training.recipe import Recipe
+from smalti.views.loader import Batch, BatchOrder, ViewDataset, canvases
+
+_LOG_EVERY = 5  # twice as often as by default; times are compared over so many steps, of which one is logged
+
+
+def measure(quick: bool = False) -> list[Figure]:
+    """Time steps.
+
+    Args:
+        quick: a rough look.
+    """
+    base = get_recipe("mosrep_moco_small")
+    batch = 8 if quick else 32
+    recipe = replace(base, batch_size=batch, epochs=1, method=replace(base.method, norm_group=batch // 2))
+    return [*_shares(recipe, rounds=3 if quick else 9), *_overhead(recipe, blocks=2 if quick else 6)]
+
+
+def _shares(recipe: Recipe, rounds: int) -> list[Figure]:
+    source = photos(size=32)
+    statistics = measure_statistics(source)
+    order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
+    loop = BareLoop(recipe, statistics, order)
+    mosaic = recipe.views[2]
+    together, separate = (ViewDataset(source, (view,), order, statistics, "device") for view in (mosaic, apart(mosaic)))
+    every = ViewDataset(source, recipe.views, order, statistics, "device")
+    views = canvases(every[0], recipe.views, loop.normalisation)
+    with torch.no_grad():
+        maps = loop.method.encoder()(views[2].pixels).map
+    seconds = interleave(
+        {
+            "step": lambda n: loop.step(n, canvases(every[n], recipe.views, loop.normalisation)),
+            "views": lambda n: canvases(every[n], recipe.views, loop.normalisation),
+            "mosaic": lambda n: canvases(together[n], (mosaic,), loop.normalisation),
+            "apart": lambda n: canvases(separate[n], (apart(mosaic),), loop.normalisation),
+            "pooling": pooling(maps, views[2].regions, mosaic.canvas_size, recipe.method.region_size),
+        },
+        rounds,
+    )
+    step = seconds["step"]
+    composing = seconds["mosaic"] - seconds["apart"]
+    return [
+        figure("step", 1e3 * step, "ms"),
+        figure("all views / step", seconds["views"] / step),
+        figure("composing / step", composing / step),
+        figure("region pooling / step", seconds["pooling"] / step),
+        figure("composing + region pooling / step", (composing + seconds["pooling"]) / step, at_most=0.02),
+    ]
+
+
+def _overhead(recipe: Recipe, blocks: int) -> list[Figure]:
+    steps = (blocks + 1) * _LOG_EVERY  # the first block warms up
+    count = steps * recipe.batch_size
+    source = photos(size=32, per_class_train=-(-count // 19))
+    statistics = measure_statistics(source)
+    order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=recipe.seed)
+    recipe = replace(recipe, executor="device")
+    loop = BareLoop(recipe, statistics, order)
+    pairs: list[_Paired] = []
+
+    def paired_loader(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> "_Paired":
+        pairs.append(_Paired([dataset[step] for step in steps], loop, recipe))
+        return pairs[-1]
+
+    with tempfile.TemporaryDirectory() as folder, patch("smalti.training.fit.make_loader", paired_loader):
+        engine = Engine(log_every=_LOG_EVERY, checkpoint_every=10**9, score_every=-1)
+        module = fit(source, RunFolder(folder), recipe, statistics, engine=engine, export=lambda backbone: None)
+    pair = pairs[0]
+    same = float(module.logs["loss"]) == pair.last_loss
+    return [
+        figure("engine / bare loop", pair.ratios(), at_most=1.03),
+        Figure(name="engine and bare loop end with the same loss", value=float(same), at_least=1.0),
+    ]
+
+
+class _Paired:
+    """A loader that takes each step itself, in a plain loop, before it hands the batch to the engine."""
+
+    def __init__(self, batches: list[Batch], loop: BareLoop, recipe: Recipe) -> None:
+        self._batches, self._loop, self._recipe = batches, loop, recipe
+        self.bare: list[float] = []
+        self.engine: list[float] = []
+        self.last_loss = 0.0
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            start = time.perf_counter()
+            views = canvases(batch, self._recipe.views, self._loop.normalisation)
+            self.last_loss = float(self._loop.step(batch.step, views))
+            middle = time.perf_counter()
+            self.bare.append(middle - start)
+            yield batch
+            self.engine.append(time.perf_counter() - middle)
+
+    def ratios(self) -> np.ndarray:
+        """Seconds of the engine over those of the plain loop, block by block, without the first."""
+        steps = len(self.engine) // _LOG_EVERY * _LOG_EVERY
+        bare, engine = (np.array(x[:steps]).reshape(-1, _LOG_EVERY).sum(axis=1) for x in (self.bare, self.engine))
+        return engine[1:] / bare[1:]
+
+
+if __name__ == "__main__":
+    show(tyro.cli(measure))
