@@ -1,6 +1,7 @@
 """Talk between processes that is the identity in a single one, so that everything runs and is tested on a laptop."""
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ def rank() -> int:
 
 def is_first() -> bool:
     """Whether this process speaks for all, known even before they have found each other."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @torch.no_grad()
@@ -31,6 +32,15 @@ def gather(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
+
+
+def gather_objects(objects: list[Any]) -> list[Any]:
+    """The lists of every process as one, in order of rank."""
+    if world_size() == 1:
+        return objects
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, objects)
+    return [item for part in parts for item in part]
 
 
 def share(tensor: Tensor) -> Tensor:

@@ -20,17 +20,19 @@ class BadFiles:
         folder: where `skipped.txt` is kept, a line "name<TAB>reason" for each; None keeps no file.
         total: how many files there are.
         max_fraction: the share of them that may be bad, 0 to 1.
+        writes: whether this process writes to the file; of several that keep one account, one does.
 
     Raises:
         UserError: `max_fraction` is outside 0 to 1.
     """
 
-    def __init__(self, folder: Path | None, total: int, max_fraction: float = 0.01) -> None:
+    def __init__(self, folder: Path | None, total: int, max_fraction: float = 0.01, writes: bool = True) -> None:
         if not 0 <= max_fraction <= 1:
             raise UserError(f"a bad fraction of {max_fraction}", "a number from 0 to 1", "correct --max-bad-fraction")
         self.limit = max(max_fraction * total, min(_FLOOR, total / 2))
         self._total = total
         self._file = None if folder is None else Path(folder) / "skipped.txt"
+        self._writes = writes
         self._reasons = self._read_back()
 
     @property
@@ -53,7 +55,7 @@ class BadFiles:
         if name in self._reasons:
             return
         self._reasons[name] = reason
-        if self._file is not None:
+        if self._file is not None and self._writes:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8", errors="surrogateescape") as lines:
                 lines.write(f"{name}\t{reason}\n")

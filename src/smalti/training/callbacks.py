@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from smalti.distributed import gather, gather_objects, world_size
 from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
 from smalti.training.checkpoint import save_checkpoint
@@ -18,6 +19,8 @@ Monitor = Callable[[Backbone], dict[str, float]]
 
 class Logging(L.Callback):
     """Losses, rates and speed to metrics.jsonl, to Lightning's loggers and to the progress bar.
+
+    What a step logs is averaged over all processes.
 
     Args:
         run: the run folder.
@@ -76,7 +79,8 @@ class Logging(L.Callback):
         self._bar.stop()
 
     def _log(self, trainer: L.Trainer, module: Pretraining) -> None:
-        values = {name: float(value) for name, value in module.logs.items()}
+        means = gather(torch.stack([value.float() for value in module.logs.values()])[None]).mean(dim=0)
+        values = dict(zip(module.logs, means.tolist(), strict=True))
         if not trainer.is_global_zero:
             return
         now = time.perf_counter()
@@ -123,9 +127,8 @@ class Saving(L.Callback):
             self.save(trainer, module)
 
     def save(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Checkpoint and encoder, unless the loss has left the finite numbers."""
-        module.check_finite(_last_good(self._run))
-        if trainer.is_global_zero:
+        """Checkpoint and encoder, unless the run has left the finite numbers, which `Watching` will tell."""
+        if trainer.is_global_zero and module.is_finite():
             # The checkpoint comes last: a run stopped between the two makes the encoder again.
             self._export(module.method.encoder())
             save_checkpoint(self._run.checkpoint, module, trainer.optimizers[0])
@@ -149,7 +152,7 @@ class Watching(L.Callback):
         monitors: score the backbone.
         after: epochs, counted from 1, after which they do.
         logging: takes the scores.
-        every: steps between two looks at the loss, each of which waits for the device.
+        every: steps between two looks at the loss, each of which waits for the device and for all processes.
     """
 
     def __init__(
@@ -168,10 +171,11 @@ class Watching(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         module = _pretraining(pl_module)
-        if module.bad_images:
-            self._record_bad(module.bad_images)
+        looks = module.next_step % self._every == 0 or module.next_step == module.total_steps
+        if looks or world_size() == 1:
+            self._record_bad(gather_objects(module.bad_images))
             module.bad_images = []
-        if module.next_step % self._every == 0:
+        if looks:
             module.check_finite(_last_good(self._run))
         epoch, rest = divmod(module.next_step, module.steps_per_epoch)
         if rest == 0 and epoch in self._after and trainer.is_global_zero:

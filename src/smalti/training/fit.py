@@ -90,7 +90,7 @@ def fit(
     Raises:
         UserError: see `BatchOrder`, `RunFolder.begin`, `BadFiles`; also for a loss that is not finite.
     """
-    ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction)
+    ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction, writes=is_first())
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block)

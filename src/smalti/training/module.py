@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
@@ -102,11 +103,25 @@ class Pretraining(L.LightningModule):
         optimizer.step(closure=optimizer_closure)
         update_targets(self.method.momentum_pairs(self.progress(step)))
 
+    def is_finite(self) -> bool:
+        """The loss has never been NaN or infinite on this process, nor are the weights now."""
+        return int(self.first_bad_step) < 0 and self._has_finite_weights()
+
     def check_finite(self, last_good: str) -> None:
-        """Raise UserError if the loss has been NaN or infinite, naming the first such step and what can be saved."""
-        if (step := int(self.first_bad_step)) >= 0:
-            raise UserError(
-                f"a loss that is NaN or infinite at step {step}",
-                "a finite loss",
-                f"lower --optimiser.base-lr or add warm-up epochs; the last good checkpoint is {last_good}",
-            )
+        """Raise UserError, in every process, if the loss has been NaN or infinite in any, or if the weights are.
+
+        It names the first such step, counted from 1 as in metrics.jsonl, and what can be saved.
+        """
+        bad = gather(self.first_bad_step[None])
+        bad = bad[bad >= 0]
+        if len(bad) == 0 and self._has_finite_weights():
+            return
+        what, step = ("a loss that is", int(bad.min()) + 1) if len(bad) else ("weights that are", self.next_step)
+        raise UserError(
+            f"{what} NaN or infinite at step {step}",
+            "finite numbers",
+            f"lower --optimiser.base-lr or add warm-up epochs; the last good checkpoint is {last_good}",
+        )
+
+    def _has_finite_weights(self) -> bool:
+        return bool(torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()]).all())
