@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ def start(
     arguments: list[str],
     log: Path,
     before: Callable[[], None] | None = None,
-    environment: Mapping[str, str] | None = None,
+    rank: int = 0,
+    world: Mapping[str, str] | None = None,
 ) -> BaseProcess:
     """Begin `smalti ARGUMENTS` in a process of its own.
 
@@ -27,11 +29,22 @@ def start(
         arguments: of the command line.
         log: takes what it prints.
         before: called in that process before the command.
-        environment: further variables.
+        rank: among the processes of `world`.
+        world: what torchrun would put into the environment of all of them; None for a process alone.
     """
-    process = _CONTEXT.Process(target=_run, args=(arguments, log, before, environment or {}))
+    process = _CONTEXT.Process(target=_run, args=(arguments, log, before, rank, world))
     process.start()
     return process
+
+
+def world_of(count: int) -> dict[str, str]:
+    """The environment in which `count` processes find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    size = str(count)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    return {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, **place}
 
 
 def wait(process: BaseProcess, timeout: float = 120.0) -> int:
@@ -43,15 +56,18 @@ def wait(process: BaseProcess, timeout: float = 120.0) -> int:
     return process.exitcode
 
 
-def _run(arguments: list[str], log: Path, before: Callable[[], None] | None, environment: Mapping[str, str]) -> None:
+def _run(
+    arguments: list[str], log: Path, before: Callable[[], None] | None, rank: int, world: Mapping[str, str] | None
+) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
     import torch
 
     from smalti import cli
 
+    if world is not None:
+        os.environ.update(world, RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as where nothing else is set
     if before is not None:

@@ -1,40 +1,22 @@
-"""Runs small enough for tests, and the recipe file of them: a network of a few thousand weights, views of 16 pixels."""
+"""Runs small enough for tests: on 40 images of 40 pixels, learnt from by `tiny_recipe`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import tiny_recipe
 import torch
 from helpers import textured
 from PIL import Image
 from safetensors import safe_open
 
-from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
-from smalti.models.heads import ProjectorConfig
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
-from smalti.training.recipe import Recipe
-from smalti.views.crops import Crop
-from smalti.views.mosaic import Mosaic
 
-RECIPE_FILE = str(Path(__file__))
-IMAGES, BATCH, EPOCHS = 40, 8, 4  # 5 steps an epoch
-STEPS = EPOCHS * IMAGES // BATCH
-BACKBONE = BackboneConfig(
-    name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}
-)
-METHOD = MoCoConfig(
-    projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=32, norm_group=4, region_size=2, momentum=0.9
-)
+RECIPE_FILE = tiny_recipe.__file__
+IMAGES = 40
+STEPS = tiny_recipe.EPOCHS * IMAGES // tiny_recipe.BATCH  # 5 an epoch
 ENGINE = Engine(workers=0, logger="none", log_every=1, checkpoint_every=3, score_every=-1)
-
-
-def recipe(**changes: Any) -> Recipe:
-    """MosRep at 16 px: two crops and a mosaic of four tiles."""
-    views = (Crop(size=16), Crop(size=16), Mosaic(tile_size=8, max_shift=4))
-    settings = {"views": views, "backbone": BACKBONE, "method": METHOD, "epochs": EPOCHS, "batch_size": BATCH}
-    return Recipe(name="tiny", precision="32", **(settings | changes))
 
 
 def write_photos(folder: Path, count: int = IMAGES, side: int = 40, seed: int = 0) -> Path:

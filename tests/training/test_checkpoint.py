@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_recipe
 import torch
 from helpers import EIGHT_BIT
 
 from smalti.errors import UserError
+from smalti.models.backbone import BackboneConfig
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
 from smalti.training.fit import make_module
 from smalti.training.module import Pretraining
@@ -21,7 +23,7 @@ def module_of(recipe: Recipe) -> Pretraining:
 
 
 def save(path: Path, seed: int = 0) -> Pretraining:
-    module = module_of(tiny.recipe(seed=seed))
+    module = module_of(tiny_recipe.recipe(seed=seed))
     save_checkpoint(path, module, module.configure_optimizers())
     return module
 
@@ -40,7 +42,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
     monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(OSError, match="No space"):
         save(path, seed=2)
-    found = module_of(tiny.recipe())
+    found = module_of(tiny_recipe.recipe())
     load_checkpoint(path, found)
     tiny.assert_same_state(found.method.state_dict(), old.method.state_dict())
     assert list(tmp_path.iterdir()) == [path]
@@ -48,7 +50,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
     save(tmp_path / "last.ckpt")
-    other = tiny.recipe(backbone=tiny.BackboneConfig(name="resnet18", stem="stride16"))
+    other = tiny_recipe.recipe(backbone=BackboneConfig(name="resnet18", stem="stride16"))
     with pytest.raises(UserError, match=r"got checkpoint .*last.ckpt: .*; expected a checkpoint of this recipe"):
         load_checkpoint(tmp_path / "last.ckpt", module_of(other))
 
@@ -57,16 +59,16 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) 
 def test_a_damaged_checkpoint_is_refused_in_one_line(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(damage)
     with pytest.raises(UserError, match=r"^got checkpoint [^\n]*$"):
-        load_checkpoint(tmp_path / "last.ckpt", module_of(tiny.recipe()))
+        load_checkpoint(tmp_path / "last.ckpt", module_of(tiny_recipe.recipe()))
 
 
 def test_the_optimiser_goes_on_from_its_own_state(tmp_path: Path) -> None:
-    module = module_of(tiny.recipe())
+    module = module_of(tiny_recipe.recipe())
     optimiser = module.configure_optimizers()
     for parameter in module.method.query_network.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)
     optimiser.step()
     save_checkpoint(tmp_path / "last.ckpt", module, optimiser)
-    found = module_of(tiny.recipe())
+    found = module_of(tiny_recipe.recipe())
     load_checkpoint(tmp_path / "last.ckpt", found)
     tiny.assert_same_state(found.configure_optimizers().state_dict(), optimiser.state_dict())

@@ -10,6 +10,7 @@ from typing import Any
 import processes
 import pytest
 import tiny
+import tiny_recipe
 
 from smalti import api
 from smalti.runs import RunFolder
@@ -79,7 +80,7 @@ def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_raised_ends_as_if_it_had_not(
     changes: dict[str, Any], stops: tuple[int, ...], photos: Path, tmp_path: Path
 ) -> None:
-    recipe = tiny.recipe(**changes)
+    recipe = tiny_recipe.recipe(**changes)
     engine = replace(tiny.ENGINE, checkpoint_every=2)
     straight, run = (tiny.without_drawing(tmp_path / name) for name in ("straight", "run"))
     api.pretrain(photos, straight, recipe, engine=engine)
@@ -105,9 +106,9 @@ def test_a_run_stopped_between_its_last_two_files_leaves_both(
 
     monkeypatch.setattr(api, "save_encoder", failing)
     with pytest.raises(StopError):
-        api.pretrain(photos, run, tiny.recipe(), engine=tiny.ENGINE)
+        api.pretrain(photos, run, tiny_recipe.recipe(), engine=tiny.ENGINE)
     monkeypatch.setattr(api, "save_encoder", write)
-    api.pretrain(photos, run, tiny.recipe(), engine=tiny.ENGINE, resume=True)
+    api.pretrain(photos, run, tiny_recipe.recipe(), engine=tiny.ENGINE, resume=True)
     tiny.assert_same_run(run, straight)
 
 
@@ -116,5 +117,5 @@ def test_resuming_a_finished_run_changes_nothing(photos: Path, straight: Path) -
         return {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
 
     before = content()
-    api.pretrain(photos, straight, tiny.recipe(), engine=tiny.ENGINE, resume=True)
+    api.pretrain(photos, straight, tiny_recipe.recipe(), engine=tiny.ENGINE, resume=True)
     assert content() == before

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_recipe
 import torch
 from helpers import EIGHT_BIT, ListSource, textured
 
@@ -66,8 +67,8 @@ def expected_rates(batch: int, steps_per_epoch: int, total: int, accumulate: int
 def test_rates_and_momentum_follow_optimiser_steps(
     accumulate: int, micro_steps_per_epoch: int, events: list[tuple[str, Any]], tmp_path: Path
 ) -> None:
-    batch, total = 8 * accumulate, micro_steps_per_epoch * tiny.EPOCHS
-    train(tiny.recipe(batch_size=batch, accumulate=accumulate, optimiser=OPTIMISER), tmp_path)
+    batch, total = 8 * accumulate, micro_steps_per_epoch * tiny_recipe.EPOCHS
+    train(tiny_recipe.recipe(batch_size=batch, accumulate=accumulate, optimiser=OPTIMISER), tmp_path)
     assert [kind for kind, _ in events] == ["rate", "targets"] * (total // accumulate)
     rates = [value for kind, value in events if kind == "rate"]
     assert rates == pytest.approx(expected_rates(batch, micro_steps_per_epoch, total, accumulate), rel=1e-12)
@@ -77,7 +78,7 @@ def test_rates_and_momentum_follow_optimiser_steps(
 
 
 def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp_path: Path) -> None:
-    recipe = tiny.recipe(batch_size=16, accumulate=2, optimiser=OPTIMISER, epochs=1, executor="host")
+    recipe = tiny_recipe.recipe(batch_size=16, accumulate=2, optimiser=OPTIMISER, epochs=1, executor="host")
     order = BatchOrder(num_images=tiny.IMAGES, batch_size=8, seed=recipe.seed)
     by_hand = make_module(recipe, EIGHT_BIT, order)
     dataset = ViewDataset(SOURCE, recipe.views, order, EIGHT_BIT)
@@ -103,6 +104,7 @@ def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp
 def test_a_batch_in_parts_takes_the_rate_of_the_whole() -> None:
     order = BatchOrder(num_images=40, batch_size=8, seed=0)
     whole, parts = (
-        make_module(tiny.recipe(batch_size=16, accumulate=n, optimiser=OPTIMISER), EIGHT_BIT, order) for n in (1, 2)
+        make_module(tiny_recipe.recipe(batch_size=16, accumulate=n, optimiser=OPTIMISER), EIGHT_BIT, order)
+        for n in (1, 2)
     )
     assert max(map(whole.learning_rate, range(20))) == max(map(parts.learning_rate, range(16))) == BASE_LR / 16
