@@ -17,6 +17,7 @@ from smalti.views.loader import ViewDataset, canvases
 from smalti.views.plan import Composition
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075")
+_MOST_PIXELS = 400  # along a side of an image that is shown
 
 
 def draw_views(
@@ -37,7 +38,7 @@ def draw_views(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(views) + 1, columns, squeeze=False)
     for column, axis in enumerate(axes[0]):
-        _show(axis, dataset.image(step, column), _COLOURS[column])
+        _show(axis, _small(dataset.image(step, column)), _COLOURS[column])
     axes[0][0].set_title("images", fontsize=8, loc="left")
     for row, view, canvas in zip(axes[1:], views, canvases(batch, views, normalisation), strict=True):
         row[0].set_title(_title(view, canvas), fontsize=8, loc="left")
@@ -67,6 +68,12 @@ def _show(axis: Axes, image: np.ndarray, colour: str | None = None) -> None:
         spine.set_visible(colour is not None)
         if colour:
             spine.set(edgecolor=colour, linewidth=2.5)
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    """Every n-th pixel: matplotlib takes a minute over a hundred megapixels."""
+    step = max(1, max(image.shape[:2]) // _MOST_PIXELS)
+    return image[::step, ::step]
 
 
 def _undo(pixels: Tensor, normalisation: Normalisation) -> np.ndarray:
