@@ -132,10 +132,7 @@ class Batch:
 
 def canvases(batch: Batch, views: Sequence[Composition], normalisation: Normalisation) -> list[Canvas]:
     """What the network sees of a batch, one `Canvas` for each composition, on the device that the batch is on."""
-    if batch.images is None:
-        pixels = batch.pixels
-    else:
-        pixels = [render(plan, batch.images) for plan in batch.plans]
+    pixels = batch.pixels if batch.images is None else [render(plan, batch.images) for plan in batch.plans]
     finished = zip(views, batch.plans, pixels, strict=True)
     return [finish(view, plan, canvas, normalisation) for view, plan, canvas in finished]
 
@@ -217,7 +214,8 @@ class ViewDataset(Dataset[Batch]):
                 raise UserError(
                     f"{attempt} unusable images in a row", "a data set that is mostly images", "look at skipped.txt"
                 )
-            index, attempt = self._substitute(wanted, attempt, taken)
+            # Where hardly any is good, one may be there twice: the account of bad files is what ends such a run.
+            index, attempt = self._substitute(wanted, attempt, taken if attempt < 100 else set())
 
     def _substitute(self, wanted: int, attempt: int, taken: set[int]) -> tuple[int, int]:
         while True:
