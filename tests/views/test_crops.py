@@ -9,7 +9,7 @@ from helpers import make_draws
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp, kstest
+from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 
 from smalti.errors import UserError
@@ -77,6 +77,14 @@ def test_scale_ratio_and_place_are_distributed_as_torchvisions(size: tuple[int, 
     assert ks_2samp(our_w / our_h, w / h).pvalue > 0.01
     assert ks_2samp(tiles.crop[:, 0], x).pvalue > 0.01
     assert ks_2samp(tiles.crop[:, 1], y).pvalue > 0.01
+
+
+def test_every_place_that_a_crop_fits_is_as_likely() -> None:
+    tiles = draw(Crop(scale=(0.25, 0.25), ratio=(1, 1)), 10, 10, 3000)  # 5 px of 10: six places along each side
+    for start in tiles.crop[:, :2].T:
+        counts = np.bincount(start)
+        assert len(counts) == 6
+        assert chisquare(counts).pvalue > 0.01
 
 
 def test_augmentations_happen_as_often_and_as_strongly_as_asked() -> None:
