@@ -30,14 +30,14 @@ class BareLoop:
         self.method = self._module.method.to(device)
         self.normalisation = self._module.normalisation
         self._optimiser = make_optimiser(recipe.optimiser, self.method, recipe.batch_size)
-        self._autocast = torch.autocast(
+        self.autocast = torch.autocast(
             device, torch.bfloat16, enabled=resolve_precision(recipe.precision) == "bf16-mixed"
         )
 
     def step(self, number: int, views: Sequence[Canvas]) -> Tensor:
         """Forward, backward, the weights, the targets; the loss."""
         progress = self._module.progress(number)
-        with self._autocast:
+        with self.autocast:
             loss, _ = self.method(views, progress)
         self._optimiser.zero_grad()
         loss.backward()

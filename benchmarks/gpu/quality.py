@@ -1,0 +1,41 @@
+"""The papers' claim in small: the same budget for each way of composing views, last-epoch scores, several seeds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.scale import Scale
+from smalti import api
+from smalti.training.fit import Engine
+from smalti.training.hardware import available_cores
+
+RECIPES = ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small")
+
+
+def one_run(name: str, seed: int, epochs: int, data: Path, runs: Path, scale: Scale) -> dict[str, Any]:
+    """Train, or go on training, one recipe; kNN and linear accuracy of the last epoch."""
+    out = runs / f"{name}-{epochs}-{seed}"
+    engine = Engine(logger="none", score_every=-1)
+    encoder = api.pretrain(data, out, scale.small(name, epochs, seed), engine=engine, resume=True).to(scale.device)
+    workers = available_cores() if scale.device == "cuda" else 0
+    train, test = (api.embed(encoder, data, split, workers=workers) for split in ("train", "test"))
+    return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
+
+
+def summary(results: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """Means and standard deviations over the seeds that are done."""
+    table: dict[str, Any] = {}
+    for name in RECIPES:
+        runs = [result for stage, result in results.items() if stage.startswith(f"quality/{name}/{epochs} epochs/")]
+        scores = [score for score in ("knn1", "knn5", "knn20", "knn200", "linear") if all(score in run for run in runs)]
+        if runs:
+            table[name] = {"seeds": len(runs)} | {
+                score: {
+                    "mean": float(np.mean([run[score] for run in runs])),
+                    "deviation": float(np.std([run[score] for run in runs], ddof=1)) if len(runs) > 1 else None,
+                }
+                for score in scores
+            }
+    return table
