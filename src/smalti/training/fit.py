@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,10 @@ def fit(
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block)
-    if is_first():
-        run.begin(recipe.to_json(), _describe(source), resume)
+    order.share(engine.devices * engine.nodes)
     module = make_module(recipe, statistics, order)
+    if is_first():  # now that the settings are known to be possible
+        run.begin(recipe.to_json(), _describe(source), resume)
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, module)
     if is_first():
@@ -147,7 +149,8 @@ def _train(
     monitors: Sequence[Monitor],
 ) -> None:
     recipe = module.recipe
-    logging = Logging(run, engine.log_every)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would tell of one epoch, see below
+    log = Logging(run, engine.log_every)
     scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
     trainer = L.Trainer(
         accelerator="auto",
@@ -158,8 +161,8 @@ def _train(
         max_epochs=1,  # to Lightning the whole run is one pass over a loader that begins at the next step
         accumulate_grad_batches=recipe.accumulate,
         callbacks=[
-            logging,
-            Watching(run, ledger.merge, monitors, scored, logging, engine.log_every),
+            log,
+            Watching(run, ledger.merge, monitors, scored, log, engine.log_every),
             Saving(run, engine.checkpoint_every, export),
         ],
         logger=_logger(engine, run),
@@ -171,6 +174,7 @@ def _train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")
         trainer.fit(module)
 
 

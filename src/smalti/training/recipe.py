@@ -58,6 +58,8 @@ class Recipe:
                 raise UserError(
                     f"{name} {getattr(self, name)}", "1 or more", f"give a larger --{name.replace('_', '-')}"
                 )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed {self.seed}", "0 to 2^63 - 1", "give another --seed")
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"a batch of {self.batch_size} in {self.accumulate} parts",

@@ -82,6 +82,17 @@ class BatchOrder:
                 f"use --batch-size {self.num_images} or less",
             )
 
+    def share(self, world_size: int) -> int:
+        """Images of a step on each of several processes; UserError where a block would be split between two."""
+        share, rest = divmod(self.batch_size, world_size)
+        if rest or share % self.deal_block:
+            raise UserError(
+                f"{self.batch_size} images on {world_size} processes, dealt in blocks of {self.deal_block}",
+                "for each process a whole number of blocks",
+                "change --batch-size, or give a --block that divides the share of a process",
+            )
+        return share
+
     def indices(self, step: int) -> NDArray[np.int64]:
         """(batch_size,) indices in the data set for a step counted over the whole run."""
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -160,13 +171,7 @@ class ViewDataset(Dataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        share, rest = divmod(order.batch_size, world_size)
-        if rest or share % order.deal_block:
-            raise UserError(
-                f"{order.batch_size} images on {world_size} processes, dealt in blocks of {order.deal_block}",
-                "for each process a whole number of blocks",
-                "change --batch-size, or give a --block that divides the share of a process",
-            )
+        share = order.share(world_size)
         self._source, self._views, self._order, self._statistics = source, tuple(views), order, statistics
         self._executor, self._first = executor, rank * share
         self.share = share
