@@ -304,7 +304,7 @@ def _json_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.P
 def _one_line(complaint: str, name: str) -> UserError:
     """The parser's framed message as got, expected, do this."""
     lines = [line.strip("│╭╮╰╯─ ") for line in complaint.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("For full helptext", "smalti "))]
+    lines = [line for line in lines if line.strip("-") and not line.startswith(("For full helptext", "smalti "))]
     text = re.sub(r"\s+", " ", " ".join(lines[1:]) or " ".join(lines))
     inner = re.search(r"got (.*?); expected (.*?); (.*)", text)
     if inner:  # one of our own errors, raised while a component was built
