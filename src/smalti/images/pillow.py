@@ -31,10 +31,10 @@ def decode_with(plugin: type[ImageFile], data: bytes) -> np.ndarray:
         opened.load()  # complains about a cut file before anything else looks at the pixels
         upright = ImageOps.exif_transpose(opened)
         if upright.mode == "1":
-            return np.asarray(upright.convert("L"))
+            return np.array(upright.convert("L"))
         if upright.mode in ("P", "PA"):
             transparent = upright.mode == "PA" or "transparency" in upright.info
-            return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
+            return np.array(upright.convert("RGBA" if transparent else "RGB"))
         if upright.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            return np.asarray(upright.convert("RGB"))
-        return np.asarray(upright)
+            return np.array(upright.convert("RGB"))
+        return np.array(upright)

@@ -77,9 +77,9 @@ def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStati
     first = list(itertools.islice(images, _FIRST))
     if not first:
         raise UserError(
-            f"{source.name}, of which no sampled image can be read",
+            f"{source.name}, of which no sampled image can be used ({_reason(source)})",
             "images that can be decoded",
-            "open one of them in a viewer and check the folder",
+            "open one of them in a viewer, and check --backbone.in-channels",
         )
     dtype, _ = Counter(image.dtype for image in first).most_common(1)[0]
     if dtype == np.uint8 and first[0].shape[2] == 3:
@@ -99,6 +99,15 @@ def _sampled(source: ImageSource, sample: int, seed: int) -> Iterator[np.ndarray
             yield source.read(int(index))
         except BadImageError:
             continue
+
+
+def _reason(source: ImageSource) -> str:
+    """Why the first image cannot be used, as an example."""
+    try:
+        source.read(0)
+    except BadImageError as error:
+        return f"{source.image_name(0)}: {error}"
+    return "the first can"
 
 
 def _measured(first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistics:
