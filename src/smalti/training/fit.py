@@ -166,6 +166,7 @@ def _train(
             Saving(run, engine.checkpoint_every, export),
         ],
         logger=_logger(engine, run),
+        log_every_n_steps=1,  # said by `Logging` alone; more than a run has steps would be warned of
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
