@@ -1,0 +1,87 @@
+"""Every recipe builds, says where it comes from, and holds to the figures that its name stands for."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from smalti.errors import UserError
+from smalti.recipes import all_recipes, get_recipe
+from smalti.training.fit import make_module
+from smalti.training.recipe import Recipe
+from smalti.views.crops import Crop
+from smalti.views.loader import BatchOrder
+from smalti.views.mosaic import Mosaic
+
+RECIPES = all_recipes()
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Recipe]) -> None:
+    from helpers import EIGHT_BIT
+
+    recipe = make()
+    assert recipe.name == make.__name__
+    assert recipe.source
+    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block)
+    # The queue is the recipe's own choice of memory and says nothing on whether it builds.
+    module = make_module(replace(recipe, method=replace(recipe.method, queue=16)), EIGHT_BIT, order)
+    module.configure_optimizers()
+    assert module.method.encoder().config == recipe.backbone
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_takes_another_size(make: Callable[[], Recipe]) -> None:
+    recipe = make()
+    twice = recipe.resized(2 * recipe.image_size)
+    assert [view.canvas_size for view in twice.views] == [2 * view.canvas_size for view in recipe.views]
+    assert replace(twice, views=recipe.views) == recipe
+
+
+@pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
+def test_every_recipe_is_written_whole_as_json(make: Callable[[], Recipe]) -> None:
+    recipe = make()
+    written = json.loads(recipe.to_json())
+    assert [view["class"] for view in written["views"]] == [type(view).__name__ for view in recipe.views]
+    assert written["optimiser"]["base_lr"] == recipe.optimiser.base_lr
+    assert written["method"]["class"] == type(recipe.method).__name__
+    assert written["batch_size"] == recipe.batch_size
+
+
+def test_mosrep_is_its_strong_baseline_with_the_small_crops_on_mosaics() -> None:
+    """Section 3 of the paper and its released script."""
+    strong, mosrep = get_recipe("moco_v2_multicrop"), get_recipe("mosrep_moco")
+    assert mosrep.views[:2] == strong.views[:2] == (Crop(size=224), Crop(size=224))
+    crops, mosaic = strong.views[2], mosrep.views[2]
+    assert isinstance(crops, Crop)
+    assert isinstance(mosaic, Mosaic)
+    assert (crops.size, crops.count, crops.scale) == (mosaic.tile_size, mosaic.tiles, mosaic.scale)
+    assert (mosaic.max_shift, mosaic.alpha, mosaic.canvas_size) == (48, 0.5, 224)
+    assert (strong.method, strong.optimiser, strong.epochs) == (mosrep.method, mosrep.optimiser, mosrep.epochs)
+    method = mosrep.method
+    assert (method.queue, method.momentum, method.temperature, method.projector.dim) == (65536, 0.999, 0.2, 128)
+    assert (mosrep.optimiser.base_lr, mosrep.batch_size, mosrep.epochs) == (0.03, 256, 200)
+
+
+def test_small_recipes_differ_from_one_another_by_their_views_alone() -> None:
+    names = ("name", "source", "published", "views")
+    plain, *others = (get_recipe(name) for name in ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small"))
+    for other in others:
+        assert replace(other, **{name: getattr(plain, name) for name in names}) == plain
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 0}, "epochs 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"accumulate": 3}, "a batch of 256 in 3 parts"),
+        ({"seed": -1}, "seed -1"),
+        ({"views": (Crop(),)}, "views Crop"),
+        ({"views": (Crop(), Mosaic())}, "views Crop, Mosaic"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        replace(get_recipe("moco_v2"), **wrong)
