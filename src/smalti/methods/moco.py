@@ -3,6 +3,7 @@
 Legend: B images on this process, W processes, N canvases, K regions on each, D embedding, Q keys in the queue.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -79,15 +80,19 @@ class MoCo(Method):
         self.query_network = Network(backbone, config.projector, config.region_size)
         self.key_network = momentum_copy(self.query_network)
         self.queue = Queue(config.queue, config.projector.dim)
-        for network in (self.query_network, self.key_network):
-            if config.norm_group:
-                split_batch_norm(network, config.norm_group)
-            else:
+        networks = (self.query_network, self.key_network)
+        if config.norm_group:
+            self._norm_groups = [split_batch_norm(network) for network in networks]
+        else:
+            for network in networks:
                 synchronise_batch_norm(network)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """MosRep Eq. 9; `views` are the query view, the key view, and any further canvases."""
         first, second, *composed = views
+        if self.config.norm_group:
+            for groups in self._norm_groups:
+                groups.count = math.ceil(len(second.pixels) / self.config.norm_group)
         key = self._encode_keys(second, progress)  # (W*B, D), z^k of all processes
         loss, logs = self._contrast(first, composed, key)
         if self.config.symmetric:

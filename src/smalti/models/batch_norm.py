@@ -4,7 +4,7 @@ MoCo must not let a query and its key share batch statistics, or the network che
 keys are shuffled between devices ("shuffling BN", arXiv:1911.05722, section 3.3). Here a batch is split into groups as
 large as a device's share would be, and the keys are shuffled between groups; so it works on one device too.
 
-Legend: N canvases on this process, C channels, n canvases in a group.
+Legend: N rows (canvases or regions) on this process, C channels.
 """
 
 from typing import Any
@@ -17,29 +17,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from smalti.distributed import sum_over_processes, world_size
 
 
-def split_batch_norm(network: nn.Module, group: int) -> None:
-    """Let every batch normalisation of `network`, timm's with an activation included, see `group` canvases at a time.
+class Groups:
+    """Into how many groups of consecutive rows a batch is split; 1 to begin with.
 
-    Parameters, buffers and their names stay as they are. The last group of a batch that does not divide may be smaller.
-
-    Args:
-        network: changed in place.
-        group: n, canvases that share their statistics, 2 or more.
+    A number of groups, not a size, because an image may have several rows: small crops, or regions of mosaics.
     """
+
+    count = 1
+
+
+def split_batch_norm(network: nn.Module) -> Groups:
+    """Let every batch normalisation of `network`, timm's with an activation included, see one group at a time.
+
+    Parameters, buffers and their names stay as they are.
+
+    Returns:
+        What sets the number of groups, now and later. A deep copy of the network has one of its own.
+    """
+    groups = Groups()
     for module in _norms(network):
         module.__class__ = _split_class(type(module))
-        module.split_group = group
+        module.groups = groups
+    return groups
 
 
-def synchronise_batch_norm(network: nn.Module) -> nn.Module:
+def synchronise_batch_norm(network: nn.Module) -> None:
     """Let batch normalisation use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere."""
-    if world_size() == 1:
-        return network
     if torch.cuda.is_available():
-        return convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
+        convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
+        return
     for module in _norms(network):
         module.__class__ = _synchronised_class(type(module))
-    return network
 
 
 def _norms(network: nn.Module) -> list[Any]:
@@ -48,13 +56,13 @@ def _norms(network: nn.Module) -> list[Any]:
 
 def _split_class(base: Any) -> Any:
     class Split(base):
-        split_group: int
+        groups: Groups
         momentum: float
 
         def forward(self, x: Tensor) -> Tensor:
-            if not self.training or len(x) <= self.split_group:
+            if not self.training or self.groups.count == 1:
                 return super().forward(x)
-            groups = x.split(self.split_group)
+            groups = x.chunk(self.groups.count)
             momentum = self.momentum
             # The groups together move the running statistics as far as one batch would.
             self.momentum = 1 - (1 - momentum) ** (1 / len(groups))
@@ -70,7 +78,9 @@ def _split_class(base: Any) -> Any:
 def _synchronised_class(base: Any) -> Any:
     class Synchronised(base):
         def forward(self, x: Tensor) -> Tensor:
-            return _synchronised_forward(self, x) if self.training else super().forward(x)
+            # Asked at every step: networks are built before the processes have found each other.
+            alone = not self.training or world_size() == 1
+            return super().forward(x) if alone else _synchronised_forward(self, x)
 
     Synchronised.__name__ = Synchronised.__qualname__ = f"Synchronised{base.__name__}"
     return Synchronised
