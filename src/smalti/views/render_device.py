@@ -7,8 +7,11 @@ matrices too, and one gather lays the tiles out on their canvases.
 Legend: T tiles, B images, C channels, N canvases, S side of a tile, L side of a canvas.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.views.colour import after_hue, before_hue
@@ -35,51 +38,47 @@ def _resample(plan: Plan, images: Tensor) -> Tensor:
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     # Weights are at most 1 and 8-bit values are exact in half precision: tensor cores lose under a fifth of a level.
     product = torch.float16 if images.is_cuda and dtype == torch.float32 else dtype
-    tiles, size, device = plan.tiles, plan.tile_size, images.device
+    # The weights are drawn up where the images are, in double precision unless they end in half.
+    precision = torch.float32 if product == torch.float16 else torch.float64
+    exact: dict[str, Any] = {"device": images.device, "dtype": precision}
+    tiles, size = plan.tiles, plan.tile_size
     height, width = images.shape[-2:]
-    rows = _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height)  # (T, S, H)
-    columns = _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width)  # (T, S, W)
-    if tiles.sigma.any():
-        blur = _blur_matrices(tiles.sigma, size)
-        rows, columns = blur @ rows, blur @ columns
-    columns = torch.where(torch.from_numpy(tiles.flip)[:, None, None], columns.flip(1), columns)
-    source = images.to(product)[torch.from_numpy(tiles.image).to(device)]  # (T, C, H, W)
-    rows, columns = rows.to(device, product), columns.to(device, product)
-    # One product for all channels: a batched product of small matrices costs by its number.
-    narrowed = torch.bmm(source.flatten(1, 2), columns.mT).unflatten(1, source.shape[1:3])  # (T, C, H, S)
-    out = rows[:, None] @ narrowed
+    rows = _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height, **exact)  # (T, S, H)
+    columns = _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width, **exact)  # (T, S, W)
+    if len(blurred := np.flatnonzero(tiles.sigma)):
+        blur, where = _blur_matrices(tiles.sigma[blurred], size, **exact), _like(blurred, images, torch.long)
+        rows[where], columns[where] = blur @ rows[where], blur @ columns[where]
+    columns = torch.where(_like(tiles.flip, images, torch.bool)[:, None, None], columns.flip(1), columns)
+    source = images[_like(tiles.image, images, torch.long)].to(product)  # (T, C, H, W)
+    out = rows.to(product)[:, None] @ source @ columns.to(product).mT[:, None]
     return out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
 
 
-def _resize_matrices(start: Ints, stop: Ints, size: int, length: int) -> Tensor:
+def _resize_matrices(
+    start: Ints, stop: Ints, size: int, length: int, *, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """(T, S, length) the antialiased bilinear resize of pixels [start, stop) to S, as torch's interpolate has it."""
-    begin, end = (torch.from_numpy(edge).double()[:, None, None] for edge in (start, stop))
+    begin, end = (torch.from_numpy(edge).to(device, dtype)[:, None, None] for edge in (start, stop))
     scale = (end - begin) / size
-    centre = begin + scale * (torch.arange(size) + 0.5)[None, :, None]  # (T, S, 1)
-    pixel = (torch.arange(length) + 0.5)[None, None, :]
-    weight = (1 - (pixel - centre).abs() / scale.clamp(min=1)).clamp(min=0)
-    weight = weight * ((pixel > begin) & (pixel < end))
-    return weight / weight.sum(dim=-1, keepdim=True)
+    centre = begin + scale * (torch.arange(size, device=device) + 0.5)[None, :, None]  # (T, S, 1)
+    pixel = (torch.arange(length, device=device) + 0.5)[None, None, :]
+    # In place from here on: there are hundreds of megabytes of weights in a large batch.
+    weight = (pixel - centre).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
+    weight *= (pixel > begin) & (pixel < end)
+    return weight.div_(weight.sum(dim=-1, keepdim=True))
 
 
-def _blur_matrices(sigma: Floats, size: int) -> Tensor:
-    """(T, S, S) Gaussian blur with the border reflected about its last pixel; identity where sigma is 0."""
-    matrices = torch.eye(size, dtype=torch.float64).repeat(len(sigma), 1, 1)
-    blurred = np.flatnonzero(sigma > 0)
-    if not len(blurred):
-        return matrices
-    radius = np.array([blur_radius(s, size) for s in sigma[blurred]])
+def _blur_matrices(sigma: Floats, size: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(T, S, S) Gaussian blur of sigma > 0 with the border reflected about its last pixel."""
+    radius = np.array([blur_radius(s, size) for s in sigma])
     reach = np.arange(-radius.max(), radius.max() + 1)
-    kernel = np.exp(-0.5 * (reach / sigma[blurred, None]) ** 2) * (abs(reach) <= radius[:, None])
-    kernel /= kernel.sum(axis=1, keepdims=True)  # (blurred, taps)
-    target = np.arange(size)[:, None] + reach  # (S, taps)
-    target = abs(target)
+    kernel = np.exp(-0.5 * (reach / sigma[:, None]) ** 2) * (abs(reach) <= radius[:, None])
+    kernel /= kernel.sum(axis=1, keepdims=True)  # (T, taps)
+    target = abs(np.arange(size)[:, None] + reach)  # (S, taps)
     target = np.where(target >= size, 2 * (size - 1) - target, target)
-    band = torch.zeros(len(blurred), size, size, dtype=torch.float64)
-    index = torch.from_numpy(target)[None].expand(len(blurred), -1, -1)
-    band.scatter_add_(2, index, torch.from_numpy(kernel)[:, None].expand_as(index))
-    matrices[torch.from_numpy(blurred)] = band
-    return matrices
+    index = torch.from_numpy(target).to(device)[None].expand(len(sigma), -1, -1)
+    weight = torch.from_numpy(kernel).to(device, dtype)[:, None].expand_as(index)
+    return torch.zeros(len(sigma), size, size, device=device, dtype=dtype).scatter_add_(2, index, weight)
 
 
 def _colour(tiles: Tiles, pixels: Tensor) -> Tensor:
@@ -137,5 +136,5 @@ def _lay_out(plan: Plan, tiles: Tensor) -> Tensor:
     return canvases.permute(0, 3, 1, 2)
 
 
-def _like(array: Floats, pixels: Tensor) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(pixels)
+def _like(array: NDArray[Any], pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(pixels.device, dtype or pixels.dtype)
