@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -66,7 +66,7 @@ def show(figures: Sequence[Figure]) -> None:
     Console(width=120).print(table)
 
 
-def save(path: Path, figures: dict[str, Sequence[Figure]], **about: Any) -> None:
+def save(path: Path, figures: Mapping[str, Sequence[Figure]], **about: Any) -> None:
     """Write figures by benchmark, with the machine and the date."""
     results = {name: [figure.to_json() for figure in group] for name, group in figures.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ def resume(scale: Scale) -> dict[str, Any]:
             train(parts, cut_off)
         resumed = train(parts)
     pairs = zip(straight.method.parameters(), resumed.method.parameters(), strict=True)
-    difference = max(float((a.cpu() - b.cpu()).abs().max()) for a, b in pairs)
+    difference = max(float((a.detach().cpu() - b.detach().cpu()).abs().max()) for a, b in pairs)
     # On a GPU sums run in no fixed order, so that weights drift apart a little with every step.
     return {
         "ok": straight.next_step == resumed.next_step and difference < (1e-2 if scale.device == "cuda" else 1e-12),

@@ -14,6 +14,7 @@ from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.timing import described, device_times
 from benchmarks.shares import apart, pooling
 from smalti.images.statistics import PixelStatistics
+from smalti.views.canvas import Canvas
 from smalti.views.draws import Draws
 from smalti.views.loader import Batch, BatchOrder, canvases
 from smalti.views.plan import Composition
@@ -37,7 +38,7 @@ def large_step(scale: Scale) -> dict[str, Any]:
     )
     mosaic = recipe.views[2]
 
-    def making(views: tuple[Composition, ...]) -> Callable[[int], object]:
+    def making(views: tuple[Composition, ...]) -> Callable[[int], list[Canvas]]:
         batches = [_batch(views, stored, order, step) for step in range(_BATCHES)]
         return lambda step: canvases(batches[step % _BATCHES], views, loop.normalisation)
 
