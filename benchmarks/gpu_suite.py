@@ -122,8 +122,9 @@ def _photographs(folder: Path) -> Path:
 
     for split in ("train", "test"):
         source = photos(split, size=32, per_class_train=2, per_class_test=1)
-        for index in range(len(source)):
-            path = folder / split / source.class_names[source.labels[index]] / f"{index}.png"
+        assert source.labels is not None
+        for index, label in enumerate(source.labels):
+            path = folder / split / source.class_names[label] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), source.read(index)[..., ::-1])
     return folder

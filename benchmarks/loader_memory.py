@@ -4,6 +4,7 @@ import os
 import re
 from multiprocessing import active_children
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tyro
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.figures import Figure, show
 from smalti.images.folder import FileSource
-from smalti.views.loader import BatchOrder, make_loader
+from smalti.views.loader import BatchOrder, ViewDataset, make_loader
 
 _WORKERS = 2
 
@@ -36,9 +37,8 @@ def measure(quick: bool = False) -> list[Figure]:
     paths = (f"n{number % 1000:08d}/n{number % 1000:08d}_{number}.JPEG" for number in range(images))
     source = FileSource("fake", "/nowhere", paths, labels=np.zeros(images, dtype=np.int64))
     order = BatchOrder(num_images=images, batch_size=1000, seed=0)
-    loader = make_loader(
-        _Names(source, order), range(epochs * order.steps_per_epoch), workers=_WORKERS, pin_memory=False
-    )
+    names = cast(ViewDataset, _Names(source, order))  # nothing of it but its items is asked for
+    loader = make_loader(names, range(epochs * order.steps_per_epoch), workers=_WORKERS, pin_memory=False)
     held = []
     for step, _ in enumerate(loader, start=1):
         # In the middle of an epoch, when no worker has just drawn, or is about to draw, the order of another.

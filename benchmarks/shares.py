@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from smalti.models.regions import pool_regions
+from smalti.training.recipe import Recipe
 from smalti.views.canvas import Regions
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
+
+
+def mosaic_of(recipe: Recipe) -> Mosaic:
+    """The recipe's mosaic, its third composition."""
+    mosaic = recipe.views[2]
+    assert isinstance(mosaic, Mosaic)
+    return mosaic
 
 
 def apart(mosaic: Mosaic) -> Crop:

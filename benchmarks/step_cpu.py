@@ -18,7 +18,7 @@ import tyro
 from benchmarks.bare import BareLoop
 from benchmarks.figures import Figure, show
 from benchmarks.measure import figure, interleave, use_one_core
-from benchmarks.shares import apart, pooling
+from benchmarks.shares import apart, mosaic_of, pooling
 from smalti.images.photos import photos
 from smalti.images.statistics import measure as measure_statistics
 from smalti.recipes import get_recipe
@@ -48,7 +48,7 @@ def _shares(recipe: Recipe, rounds: int) -> list[Figure]:
     statistics = measure_statistics(source)
     order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
     loop = BareLoop(recipe, statistics, order)
-    mosaic = recipe.views[2]
+    mosaic = mosaic_of(recipe)
     together, separate = (ViewDataset(source, (view,), order, statistics, "device") for view in (mosaic, apart(mosaic)))
     every = ViewDataset(source, recipe.views, order, statistics, "device")
     views = canvases(every[0], recipe.views, loop.normalisation)

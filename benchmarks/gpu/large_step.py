@@ -12,7 +12,7 @@ import torch
 from benchmarks.bare import BareLoop
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.timing import described, device_times
-from benchmarks.shares import apart, pooling
+from benchmarks.shares import apart, mosaic_of, pooling
 from smalti.images.statistics import PixelStatistics
 from smalti.views.canvas import Canvas
 from smalti.views.draws import Draws
@@ -36,7 +36,7 @@ def large_step(scale: Scale) -> dict[str, Any]:
         device=scale.device,
         generator=generator,
     )
-    mosaic = recipe.views[2]
+    mosaic = mosaic_of(recipe)
 
     def making(views: tuple[Composition, ...]) -> Callable[[int], list[Canvas]]:
         batches = [_batch(views, stored, order, step) for step in range(_BATCHES)]

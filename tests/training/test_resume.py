@@ -54,6 +54,9 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(
     tiny.assert_same_run(run, straight)
 
 
+DROPPING = replace(tiny_recipe.BACKBONE, options={**tiny_recipe.BACKBONE.options, "drop_path_rate": 0.5})
+
+
 class StopError(Exception):
     pass
 
@@ -74,6 +77,7 @@ def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
     ("changes", "stops"),
     [
         pytest.param({"executor": "device"}, (4, 14), id="views made on the device"),
+        pytest.param({"backbone": DROPPING}, (5,), id="paths dropped at random"),
         pytest.param({"batch_size": 16, "accumulate": 2}, (7, 11), id="between the parts of a batch"),
     ],
 )

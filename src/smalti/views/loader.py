@@ -27,6 +27,7 @@ from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer
 
 _MAX_BLOCK = 32
+_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,15 +180,16 @@ class ViewDataset(Dataset[Batch]):
     def image(self, step: int, position: int) -> NDArray[Any]:
         """The image (H, W, C) that stands at a position of this share of a step's batch."""
         indices = self._order.indices(step)
-        return self._read(int(indices[self._first + position]), indices, [])[0]
+        return self._read(int(indices[self._first + position]), set(indices.tolist()), [])[0]
 
     def __getitem__(self, step: int) -> Batch:
         batch_indices = self._order.indices(step)
         wanted = batch_indices[self._first : self._first + self.share]
+        taken = set(batch_indices.tolist())
         bad: list[tuple[str, str]] = []
         images, indices = [], np.empty_like(wanted)
         for position, index in enumerate(wanted):
-            image, indices[position] = self._read(int(index), batch_indices, bad)
+            image, indices[position] = self._read(int(index), taken, bad)
             images.append(image)
         sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
         plans = [view.plan(sizes, self._draws(step, number, indices)) for number, view in enumerate(self._views)]
@@ -206,28 +208,24 @@ class ViewDataset(Dataset[Batch]):
             block=self._order.deal_block,
         )
 
-    def _read(self, index: int, batch: NDArray[np.int64], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:
-        """The image, or in place of a bad one another that is not in the batch: always the same for the same batch."""
-        taken = set(batch.tolist()) if len(batch) < len(self._source) else set()
-        wanted, attempt = index, 0
-        while True:
+    def _read(self, wanted: int, taken: set[int], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:
+        """The image, or in place of a bad one another that no one has taken: always the same for the same batch."""
+        index = wanted
+        for attempt in range(1, _ATTEMPTS):
             try:
-                return self._statistics.to_unit(self._source.read(index)), index
+                image = self._statistics.to_unit(self._source.read(index))
+                taken.add(index)
+                return image, index
             except BadImageError as error:
                 bad.append((self._source.image_name(index), str(error)))
-            if attempt > 1000:
-                raise UserError(
-                    f"{attempt} unusable images in a row", "a data set that is mostly images", "look at skipped.txt"
-                )
-            # Where hardly any is good, one may be there twice: the account of bad files is what ends such a run.
-            index, attempt = self._substitute(wanted, attempt, taken if attempt < 100 else set())
+            index = self._stand_in(wanted, attempt, taken)
+        raise UserError(f"{_ATTEMPTS} unusable images in a row", "mostly usable ones", "look at skipped.txt")
 
-    def _substitute(self, wanted: int, attempt: int, taken: set[int]) -> tuple[int, int]:
-        while True:
-            attempt += 1
-            index = int(mix(self._order.seed, field_key("substitute"), wanted, attempt) % np.uint64(len(self._source)))
-            if index not in taken:
-                return index, attempt
+    def _stand_in(self, wanted: int, attempt: int, taken: set[int]) -> int:
+        order = mix(self._order.seed, field_key("stand in"), wanted, attempt, np.arange(100, dtype=np.uint64))
+        candidates = (order % np.uint64(len(self._source))).tolist()
+        # Where hardly any image is left, one may be there twice: the account of bad files is what ends such a run.
+        return next((index for index in candidates if index not in taken), candidates[0])
 
 
 def make_loader(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
