@@ -224,8 +224,9 @@ class ViewDataset(Dataset[Batch]):
     def _stand_in(self, wanted: int, attempt: int, taken: set[int]) -> int:
         order = mix(self._order.seed, field_key("stand in"), wanted, attempt, np.arange(100, dtype=np.uint64))
         candidates = (order % np.uint64(len(self._source))).tolist()
-        # Where hardly any image is left, one may be there twice: the account of bad files is what ends such a run.
-        return next((index for index in candidates if index not in taken), candidates[0])
+        # Where hardly any image is good, one may be there twice: the account of bad files is what ends such a run.
+        avoided = taken if attempt < 100 else set()
+        return next((index for index in candidates if index not in avoided), candidates[0])
 
 
 def make_loader(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
