@@ -55,8 +55,10 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Run what is not done."""
-    stages = Stages(settings.out / _FILE, settings.earlier, settings.budget_seconds)
-    scale = Scale.smoke() if settings.smoke else Scale()
+    if settings.smoke:  # kept apart, so that no real stage is taken for done
+        scale, stages = Scale.smoke(), Stages(settings.out / f"smoke_{_FILE}", None, settings.budget_seconds)
+    else:
+        scale, stages = Scale(), Stages(settings.out / _FILE, settings.earlier, settings.budget_seconds)
     try:
         for group in settings.stages:
             _GROUPS[group](stages, settings, scale)

@@ -22,13 +22,13 @@ class Stages:
 
     Args:
         path: of the results, JSON.
-        earlier: results of an earlier call to continue, where `path` is not there yet.
+        earlier: results of an earlier call to continue, where `path` is not there yet; or None.
         budget_seconds: from now on; a stage that does not end within it is stopped and not saved.
     """
 
-    def __init__(self, path: Path, earlier: Path, budget_seconds: float) -> None:
+    def __init__(self, path: Path, earlier: Path | None, budget_seconds: float) -> None:
         self._path = path
-        found = next((file for file in (path, earlier) if file.exists()), None)
+        found = next((file for file in (path, earlier) if file and file.exists()), None)
         self.results: dict[str, Any] = json.loads(found.read_text()) if found else {}
         self._end = time.monotonic() + budget_seconds
 
