@@ -126,6 +126,9 @@ class Saving(L.Callback):
         if self._is_due(module):
             self.save(trainer, module)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.strategy.barrier("saved")  # no process goes on before the last files are there
+
     def save(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Checkpoint and encoder, unless the run has left the finite numbers, which `Watching` will tell."""
         if trainer.is_global_zero and module.is_finite():
