@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from multiprocessing.process import BaseProcess
@@ -73,6 +74,19 @@ def _run(
     if before is not None:
         before()
     sys.exit(cli.main(arguments))
+
+
+def write_late() -> None:
+    """Have this process write its first encoder a second late."""
+    from smalti import api
+
+    write = api.save_encoder
+
+    def writing(*args: Any) -> Path:
+        time.sleep(1)
+        return write(*args)
+
+    api.save_encoder = writing
 
 
 def die() -> None:

@@ -14,7 +14,10 @@ import tiny
 import torch
 
 BATCH, EPOCHS = 16, 5  # 2 steps an epoch
-SETTINGS = f"--batch-size {BATCH} --block 4 --epochs {EPOCHS} --executor host --workers 0 --logger none".split()
+# At 32 px a map has 2 x 2 cells; at 16 a group's statistics come from 4 numbers, and a rounding error grows.
+SETTINGS = (
+    f"--size 32 --batch-size {BATCH} --block 4 --epochs {EPOCHS} --executor host --workers 0 --logger none".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,11 @@ def test_two_processes_learn_what_one_learns(photos: Path, straight: Path, tmp_p
 
     assert [step for step, _ in tiny.losses_of(straight)] == list(range(1, 1 + EPOCHS * 2))
     found, expected = ([loss for _, loss in tiny.losses_of(run)] for run in (straight, one))
-    assert found[0] == pytest.approx(expected[0], rel=1e-6)
-    assert found == pytest.approx(expected, rel=1e-3)  # sums in another order, over and over
+    assert found == pytest.approx(expected, rel=1e-5)
     found, expected = (tiny.checkpoint_of(run)["method"] for run in (straight, one))
     local = ("running_mean", "running_var", "num_batches_tracked")  # of the images that a process saw
     for name in (name for name in expected if not name.endswith(local)):
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
     assert found["queue.position"] == EPOCHS * 2 * BATCH % 32
 
 
@@ -74,6 +76,13 @@ def test_two_processes_of_which_one_is_killed_end_and_continue(photos: Path, str
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(command, env=environment, timeout=300, check=True)
     tiny.assert_same_run(run, straight)
+
+
+def test_the_second_process_waits_for_the_files_of_the_first(photos: Path, tmp_path: Path) -> None:
+    run = tiny.without_drawing(tmp_path / "run")
+    line = arguments(photos, run, "--epochs", "1")
+    assert run_two(line, tmp_path / "printed.txt", processes.write_late) == [0, 0]
+    assert tiny.checkpoint_of(run)["next_step"] == 2
 
 
 def test_a_loss_that_is_nan_stops_both_processes_with_one_line(photos: Path, tmp_path: Path) -> None:
