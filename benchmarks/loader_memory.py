@@ -53,13 +53,13 @@ def measure(quick: bool = False) -> list[Figure]:
 
 
 def _megabytes() -> float:
-    """Of this process and its workers, pages that several share counted once (Linux only)."""
+    """Of this process and its workers, pages that several share counted once, files' not at all (Linux only)."""
     processes = [os.getpid(), *(child.pid for child in active_children())]
     return sum(_proportional_kilobytes(Path(f"/proc/{process}/smaps_rollup")) for process in processes) / 1e3 * 1.024
 
 
 def _proportional_kilobytes(rollup: Path) -> int:
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup.read_text(), re.MULTILINE)
+    found = re.search(r"^Pss_Anon:\s+(\d+) kB", rollup.read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
 
 
