@@ -63,6 +63,7 @@ def _run(
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # runs are compared bit for bit
     import torch
 
     from smalti import cli
