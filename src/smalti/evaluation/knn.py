@@ -124,6 +124,7 @@ class KnnProbe:
                 index = torch.cat([where[rows], index + start], dim=1)
                 best[rows], order = similar.topk(k, dim=1)
                 where[rows] = index.gather(1, order)
+            del block  # before the next one is normalised
         return best, where
 
     def _normalised_blocks(self) -> Iterator[tuple[int, Tensor]]:
