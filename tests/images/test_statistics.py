@@ -97,5 +97,5 @@ def test_8_bit_statistics_make_everything_8_bit_without_clipping():
 def test_an_unreadable_set_is_a_user_error(tree):
     root = tree("a.png")
     (root / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match="no sampled image can be read"):
+    with pytest.raises(UserError, match="no sampled image can be used"):
         measure(FolderSource(root))
