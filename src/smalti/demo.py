@@ -18,6 +18,7 @@ from smalti.images.statistics import measure
 from smalti.models.backbone import Backbone
 from smalti.models.encoder import Encoder, EncoderInfo
 from smalti.recipes.photos import photos_demo
+from smalti.training.fit import Engine
 from smalti.training.recipe import Recipe
 
 # The patches' own side, pixels. Training crops are enlarged to 48 px from about 3/4 of it, so whole patches show things
@@ -39,7 +40,7 @@ def run_demo(out: Path) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     recipe = photos_demo()
     random = _random_encoder(recipe)
-    trained = pretrain("photos", out, recipe)
+    trained = pretrain("photos", out, recipe, engine=Engine(score_every=2))
     scores = {
         "knn_pixels": _nearest(*(_pixels(split) for split in ("train", "test"))),
         "knn_random": _nearest(*(embed(random, "photos", split, image_size=_SIDE) for split in ("train", "test"))),

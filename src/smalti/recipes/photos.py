@@ -29,6 +29,6 @@ def photos_demo() -> Recipe:
         ),
         method=replace(base.method, momentum=0.97, queue=1024, temperature=0.2, region_size=3, norm_group=32),
         optimiser=replace(base.optimiser, base_lr=0.5, weight_decay=1e-4, warmup_epochs=1.0),
-        epochs=12,
+        epochs=10,
         batch_size=64,
     )

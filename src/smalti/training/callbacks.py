@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from smalti.distributed import gather, gather_objects, world_size
 from smalti.models.backbone import Backbone
@@ -30,13 +30,10 @@ class Logging(L.Callback):
     def __init__(self, run: RunFolder, every: int) -> None:
         self._run, self._every = run, every
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
+            TextColumn("left  {task.fields[values]}"),
         )
         self._waited = 0.0
         self._last_end = self._last_log = time.perf_counter()
@@ -47,7 +44,7 @@ class Logging(L.Callback):
         self._logged_step = module.next_step
         self._last_end = self._last_log = time.perf_counter()
         if trainer.is_global_zero:
-            self._task = self._bar.add_task("training", total=module.total_steps, completed=module.next_step, values="")
+            self._task = self._bar.add_task("", total=module.total_steps, completed=module.next_step, values="")
             self._bar.start()
 
     def on_train_batch_start(
@@ -98,9 +95,9 @@ class Logging(L.Callback):
     def _show(self, values: dict[str, float]) -> None:
         shown = {name: values[name] for name in ("loss", "images_per_second", "data_wait") if name in values}
         if shown:
-            text = f"loss {shown['loss']:.3f}  {shown['images_per_second']:.0f} images/s"
+            text = f"loss {shown['loss']:.2f}  {shown['images_per_second']:.0f} images/s"
             if shown["data_wait"] > 0.1:
-                text += f"  waiting for data {shown['data_wait']:.0%}"
+                text += f"  data {shown['data_wait']:.0%}"  # share of the time that steps waited for their batch
             self._bar.update(self._task, values=text)
 
 
