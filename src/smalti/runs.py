@@ -69,8 +69,10 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop lines logged after `step` steps: they are about to be made again."""
+    def tidy(self, step: int) -> None:
+        """Drop what a killed run leaves: half a checkpoint, and lines logged after `step` steps, to be made again."""
+        for half_written in self.checkpoint.parent.glob(f".{self.checkpoint.stem}.*"):
+            half_written.unlink()
         path = self.path / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if line.endswith("}") and _step(line) <= step]

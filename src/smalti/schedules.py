@@ -9,7 +9,7 @@ def cosine(start: float, end: float, fraction: float) -> float:
 
 
 def warmup_cosine(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Factor of the learning rate: rises linearly over the warm-up, then half a cosine down to 0 at the last step."""
+    """Factor of the learning rate: a linear rise over the warm-up, then half a cosine, 0 just after the last step."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return cosine(1.0, 0.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))

@@ -96,3 +96,8 @@ def test_an_unknown_option_is_named() -> None:
 def test_a_small_stem_is_refused_for_all_but_resnets(name: str) -> None:
     with pytest.raises(UserError, match="patch_size"):
         make_backbone(name, stem="stride8")
+
+
+def test_a_pooled_feature_of_another_width_is_refused() -> None:
+    with pytest.raises(UserError, match="mobilenetv3_small_100"):
+        Backbone(BackboneConfig(name="mobilenetv3_small_100"))

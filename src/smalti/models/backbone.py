@@ -67,6 +67,12 @@ class Backbone(nn.Module):
         self.model = _create(config)
         info = self.model.feature_info[-1]
         self.dim: int = self.model.num_features
+        if getattr(self.model, "head_hidden_size", self.dim) != self.dim:
+            raise UserError(
+                f"backbone {config.name!r}, whose pooled feature is wider or narrower than its map",
+                "one width for both",
+                "take a network without a layer between the map and its classifier",
+            )
         self.stride: int = info["reduction"] * SMALL_STEM_STRIDE.get(config.stem, 4) // 4
 
     def forward(self, images: Tensor) -> Features:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from smalti.errors import UserError
 from smalti.models.backbone import Features
 
 
@@ -24,6 +25,10 @@ class ProjectorConfig:
     kind: Literal["conv", "mlp"] = "mlp"
     hidden: int = 0
     dim: int = 128
+
+    def __post_init__(self) -> None:
+        if self.hidden < 0 or self.dim < 1:
+            raise UserError(f"projector widths {self.hidden} and {self.dim}", "0 or more, 1 or more", "give wider ones")
 
     def build(self, channels: int) -> nn.Module:
         """A projector for C channels: Features of N -> (N, D)."""

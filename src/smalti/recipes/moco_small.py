@@ -15,7 +15,7 @@ _SMALL = Augmentation(blur=0.0)
 
 
 def moco_v2_small() -> Recipe:
-    """Two views of 32 px; the settings of MoCo's CIFAR-10 demonstration."""
+    """Two views of 32 px; the settings of MoCo's CIFAR-10 demonstration, but for the conv projector of all three."""
     return Recipe(
         name="moco_v2_small",
         source="MoCo's CIFAR-10 demonstration notebook",

@@ -102,7 +102,7 @@ def fit(
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, module)
     if is_first():
-        run.forget_after(module.next_step)
+        run.tidy(module.next_step)
     if module.next_step < module.total_steps:
         module.loader = partial(_make_loader, module, source, order, statistics, engine)
         _train(module, run, ledger, engine, export, monitors)
