@@ -100,6 +100,8 @@ def draw(
         statistics: of the pixels; measured unless given.
         step: which batch of the run.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"picture {path}", "a file ending in .png", "give another name")
     statistics = statistics or measure(source)
     order = BatchOrder(num_images=len(source), batch_size=min(8, len(source)), seed=recipe.seed)
     dataset = ViewDataset(source, recipe.views, order, statistics)

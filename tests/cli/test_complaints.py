@@ -142,6 +142,7 @@ def test_a_run_that_is_there(complaint: Callable[[str], str], place: Path, tmp_p
     ("line", "said"),
     [
         ("views PLACE/photos --out PLACE/nowhere/views.png", "whose folder does not exist"),
+        ("views PLACE/photos --out PLACE/views.jpg", "a file ending in .png"),
         ("evaluate knn PLACE/nowhere --train PLACE/photos --test PLACE/photos", "where there is no file"),
         ("evaluate knn random:resnet18 --train PLACE/photos", "alone, which has no test part"),
         ("evaluate svm random:resnet18 --train PLACE/photos", "invalid choice 'svm' for argument 'probe'"),
