@@ -33,7 +33,7 @@ class Arguments:
     """The JSON to write, or to go on with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each arm is trained once with each."""
-    arms: tuple[str, ...] = ("two-crop", "multi-crop", "mosaic", "mosaic without jitter")
+    arms: tuple[str, ...] = ("two-crop", "multi-crop", "mosaic", "mosaic with jitter")
     """Which of them."""
     threads: int = 1
     """Of the network."""
@@ -49,7 +49,7 @@ def arms() -> dict[str, Recipe]:
         "two-crop": replace(mosaic, views=(first, second)),
         "multi-crop": replace(mosaic, views=(first, second, small)),
         "mosaic": mosaic,
-        "mosaic without jitter": replace(mosaic, views=(first, second, replace(tiles, max_shift=0))),
+        "mosaic with jitter": replace(mosaic, views=(first, second, replace(tiles, max_shift=10))),
     }
 
 
