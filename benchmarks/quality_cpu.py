@@ -79,12 +79,12 @@ def _run(recipe: Recipe) -> dict[str, float]:
     return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
 
 
-def _summary(runs: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float]]]:
+def _summary(runs: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float | None]]]:
     for arm in arms():
         scores = [run for name, run in runs.items() if name.startswith(f"{arm}/")]
         for score in scores[0] if scores else ():
             values = [run[score] for run in scores]
-            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
             yield f"{arm} {score}", {"mean": float(np.mean(values)), "deviation": deviation, "seeds": len(values)}
 
 
