@@ -1,14 +1,17 @@
-"""The papers' claim as far as two cores reach: the demonstration's photographs and network, one budget for every arm.
+"""The papers' claim as far as two cores reach: one small network, one budget for every arm, three seeds.
 
     python -m benchmarks.quality_cpu --out results/quality_cpu.json
+    python -m benchmarks.quality_cpu --out results/quality_cifar10_cpu.json --cifar10 DIR
 
-Last epoch, kNN and linear, every run kept; written after every run, and runs that are there are not made again, so two
-processes may share the work.
+The first trains on the embedded photographs; the second on the first thousand images of each class of CIFAR-10, tested
+on its whole test part. Last epoch, kNN and linear, every run kept; written after every run, and runs that are there are
+not made again, so two processes may share the work.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,17 +23,25 @@ import tyro
 from benchmarks.figures import machine
 from smalti import api
 from smalti.files import atomic
+from smalti.methods.moco import MoCoConfig
+from smalti.models.backbone import BackboneConfig
+from smalti.models.heads import ProjectorConfig
+from smalti.recipes.moco_small import mosrep_moco_small
 from smalti.recipes.photos import photos_demo
 from smalti.training.fit import Engine
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
 
+IMAGES_OF_A_CLASS = 1000
+
 
 @dataclass
 class Arguments:
     out: Path = Path("results/quality_cpu.json")
     """The JSON to write, or to go on with."""
+    cifar10: Path | None = None
+    """CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg; the photographs where it is not given."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each arm is trained once with each."""
     arms: tuple[str, ...] = ("two-crop", "multi-crop", "mosaic", "mosaic with jitter")
@@ -39,48 +50,93 @@ class Arguments:
     """Of the network."""
 
 
-def arms() -> dict[str, Recipe]:
-    """Ways of composing views that differ in nothing else."""
-    mosaic = photos_demo()
-    first, second, tiles = mosaic.views
-    assert isinstance(tiles, Mosaic)
-    small = Crop(size=tiles.tile_size, scale=tiles.scale, count=tiles.tiles, augmentation=tiles.augmentation)
-    return {
-        "two-crop": replace(mosaic, views=(first, second)),
-        "multi-crop": replace(mosaic, views=(first, second, small)),
-        "mosaic": mosaic,
-        "mosaic with jitter": replace(mosaic, views=(first, second, replace(tiles, max_shift=10))),
-    }
+@dataclass(frozen=True)
+class Setting:
+    """What the arms are compared on."""
+
+    name: str
+    data: Path | str
+    mosaic: Recipe
+    max_shift: int
+    image_size: int
+    """Of the scored images, pixels."""
+
+    def arms(self) -> dict[str, Recipe]:
+        """Ways of composing views that differ in nothing else."""
+        first, second, tiles = self.mosaic.views
+        assert isinstance(tiles, Mosaic)
+        tiles = replace(tiles, max_shift=0)
+        small = Crop(size=tiles.tile_size, scale=tiles.scale, count=tiles.tiles, augmentation=tiles.augmentation)
+        jittered = replace(tiles, max_shift=self.max_shift)
+        further = {"two-crop": (), "multi-crop": (small,), "mosaic": (tiles,), "mosaic with jitter": (jittered,)}
+        return {arm: replace(self.mosaic, views=(first, second, *views)) for arm, views in further.items()}
+
+
+def photos() -> Setting:
+    return Setting("photos", "photos", photos_demo(), max_shift=10, image_size=64)
+
+
+def cifar10(folder: Path, workplace: Path) -> Setting:
+    """A narrow ResNet-10 that sees ten thousand images eight times: some twelve hundred steps of 64."""
+    for split, count in (("train", IMAGES_OF_A_CLASS), ("test", None)):
+        for class_folder in sorted((folder / split).iterdir()):
+            target = workplace / split / class_folder.name
+            target.mkdir(parents=True)
+            for image in islice(sorted(class_folder.iterdir()), count):
+                (target / image.name).symlink_to(image.resolve())
+    published = mosrep_moco_small()
+    recipe = replace(
+        published,
+        backbone=BackboneConfig(
+            name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [24, 48, 96, 192]}
+        ),
+        method=MoCoConfig(
+            projector=ProjectorConfig(kind="conv", dim=128),
+            momentum=0.99,
+            queue=4096,
+            temperature=0.2,
+            norm_group=64,
+            region_size=4,
+        ),
+        optimiser=replace(published.optimiser, base_lr=0.25, weight_decay=1e-4, warmup_epochs=1.0),
+        epochs=8,
+        batch_size=64,
+    )
+    return Setting("CIFAR-10, 1000 images a class", workplace, recipe, max_shift=7, image_size=32)
 
 
 def main() -> None:
     given = tyro.cli(Arguments)
     torch.set_num_threads(given.threads)
-    for seed, arm in ((seed, arm) for seed in given.seeds for arm in given.arms):
-        if f"{arm}/{seed}" not in _read(given.out)["runs"]:
-            scores = _run(replace(arms()[arm], seed=seed))
-            content = _read(given.out)  # again: another process may have written meanwhile
-            content["runs"][f"{arm}/{seed}"] = scores
-            content["means"] = dict(_summary(content["runs"]))
-            with atomic(given.out) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n")
+    with TemporaryDirectory() as workplace:
+        setting = cifar10(given.cifar10, Path(workplace)) if given.cifar10 else photos()
+        for seed, arm in ((seed, arm) for seed in given.seeds for arm in given.arms):
+            if f"{arm}/{seed}" not in _read(given.out, setting)["runs"]:
+                scores = _run(setting, replace(setting.arms()[arm], seed=seed))
+                content = _read(given.out, setting)  # again: another process may have written meanwhile
+                content["runs"][f"{arm}/{seed}"] = scores
+                content["means"] = dict(_summary(content["runs"]))
+                with atomic(given.out) as temporary:
+                    temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, setting: Setting) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text())
-    return {"machine": machine(), "images": "photos", "epochs": photos_demo().epochs, "runs": {}}
+    return {"machine": machine(), "images": setting.name, "epochs": setting.mosaic.epochs, "runs": {}}
 
 
-def _run(recipe: Recipe) -> dict[str, float]:
+def _run(setting: Setting, recipe: Recipe) -> dict[str, float]:
     with TemporaryDirectory() as folder:
-        encoder = api.pretrain("photos", folder, recipe, engine=Engine(logger="none", score_every=-1))
-    train, test = (api.embed(encoder, "photos", split, image_size=64) for split in ("train", "test"))
+        encoder = api.pretrain(setting.data, folder, recipe, engine=Engine(logger="none", score_every=-1, workers=0))
+    train, test = (
+        api.embed(encoder, setting.data, split, image_size=setting.image_size) for split in ("train", "test")
+    )
     return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
 
 
 def _summary(runs: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float | None]]]:
-    for arm in arms():
+    for arm in Arguments.arms:
         scores = [run for name, run in runs.items() if name.startswith(f"{arm}/")]
         for score in scores[0] if scores else ():
             values = [run[score] for run in scores]

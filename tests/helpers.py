@@ -17,6 +17,7 @@ from torch import Tensor
 
 from smalti.errors import BadImageError
 from smalti.images.statistics import PixelStatistics
+from smalti.methods.method import DataInfo
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Augmentation
 from smalti.views.draws import Draws
@@ -31,6 +32,7 @@ EIGHT_BIT = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2,
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "smalti.methods.moco", "smalti.views.loader"])
 UNCHANGED = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NO_DATA = DataInfo(UNCHANGED)
 
 
 def colour(image: int) -> NDArray[np.uint8]:

@@ -70,7 +70,7 @@ def pretrain(
         # Small images have no margin to spare; large ones keep the papers' centre crop.
         crop_fraction=224 / 256 if recipe.image_size >= 128 else 1.0,
         recipe=recipe.name,
-        network="query",
+        network=recipe.method.scored,
     )
     engine = engine or Engine()
     if is_first() and not (run.path / "views.png").exists():

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import EIGHT_BIT, UNCHANGED, ListSource, run_in_processes, textured
+from helpers import EIGHT_BIT, NO_DATA, UNCHANGED, ListSource, run_in_processes, textured
 
 from smalti.distributed import gather, rank, share, sum_over_processes, world_size
 from smalti.methods.method import Progress
@@ -34,7 +34,7 @@ def take_step(norm_group: int) -> dict[str, Any]:
         queue=40, projector=ProjectorConfig(kind="conv", dim=16), norm_group=norm_group, region_size=3, symmetric=True
     )
     options = {"channels": [8, 8, 16, 16], "zero_init_last": False}
-    method = config.build(BackboneConfig(name="resnet18", stem="stride8", options=options)).double()
+    method = config.build(BackboneConfig(name="resnet18", stem="stride8", options=options), NO_DATA).double()
     dataset = ViewDataset(
         ListSource(textured(24)),
         VIEWS,

@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from smalti.errors import UserError
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.momentum import MomentumPair
 from smalti.views.canvas import Canvas
+from smalti.views.finish import Normalisation
 from smalti.views.plan import Composition
 
 
@@ -39,6 +41,19 @@ class Progress:
         return self.step // self.steps_per_epoch
 
 
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method may know of the data.
+
+    Attributes:
+        normalisation: of the pixels that it is given.
+        class_names: in the order of `Regions.label`; empty where images have no labels.
+    """
+
+    normalisation: Normalisation
+    class_names: tuple[str, ...] = ()
+
+
 class Step(NamedTuple):
     """A training step's loss, a scalar, and what is worth logging, scalars by name."""
 
@@ -66,12 +81,28 @@ class Method(nn.Module, ABC):
 
 
 class MethodConfig(Protocol):
-    """A method's settings, a frozen dataclass that stands above the method in its file."""
+    """A method's settings, a frozen dataclass that stands above the method in its file.
+
+    Attributes:
+        scored: which of its networks `Method.encoder` hands on: "query", "online", "teacher".
+    """
+
+    scored: ClassVar[str]
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that the method cannot learn from."""
         ...
 
-    def build(self, backbone: BackboneConfig) -> Method:
-        """The method, untrained."""
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> Method:
+        """The method, untrained; UserError for data that it cannot learn from."""
         ...
+
+
+def check_standard_views(views: Sequence[Composition], what: str) -> None:
+    """Raise UserError unless the first two views are standard ones; `what` says what they are to the method."""
+    if len(views) < 2 or not all(view.standard for view in views[:2]):
+        raise UserError(
+            f"views {', '.join(type(view).__name__ for view in views)}",
+            f"first {what}, each one whole canvas an image",
+            "begin the recipe's views with two Crop(count=1)",
+        )

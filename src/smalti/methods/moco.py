@@ -6,21 +6,24 @@ Legend: B images on this process, W processes, N canvases, K regions on each, D 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.distributed import gather, rank, share, world_size
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
-from smalti.methods.method import Method, Progress, Step
+from smalti.losses.reduce import embedding_spread, weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import split_batch_norm, synchronise_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
 from smalti.models.queue import Queue
-from smalti.views.canvas import Canvas, Regions
+from smalti.views.canvas import Canvas
 from smalti.views.draws import field_key, permutation
 from smalti.views.plan import Composition
 
@@ -47,6 +50,7 @@ class MoCoConfig:
     symmetric: bool = False
     norm_group: int = 32
     region_size: int = 7
+    scored: ClassVar[str] = "query"
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum <= 1:
@@ -60,14 +64,9 @@ class MoCoConfig:
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that MoCo cannot learn from."""
-        if len(views) < 2 or not all(view.whole and view.canvases_per_image == 1 for view in views[:2]):
-            raise UserError(
-                f"views {', '.join(type(view).__name__ for view in views)}",
-                "first a query and a key view, each one whole canvas an image",
-                "begin the recipe's views with two Crop(count=1)",
-            )
+        check_standard_views(views, "a query and a key view")
 
-    def build(self, backbone: BackboneConfig) -> "MoCo":
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "MoCo":
         return MoCo(self, backbone)
 
 
@@ -111,16 +110,16 @@ class MoCo(Method):
     def _contrast(self, query: Canvas, composed: Sequence[Canvas], key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 9 for one query view: its own term, and one for every further composition."""
         negatives, tau = self.queue.keys.clone(), self.config.temperature
-        z = self.query_network(query)  # (N, K, D)
+        z = F.normalize(self.query_network(query), dim=-1)  # (N, K, D)
         first = rank() * (len(key) // world_size())  # number of this process's first image
         positive = key[first + query.regions.source.flatten()]  # (N*K, D)
-        loss = _weighted_mean(info_nce(z.flatten(0, 1), positive, negatives, tau), query.regions)
-        logs = {"loss_standard": loss.detach(), "z_std": _spread(z)}
+        loss = weighted_mean(info_nce(z.flatten(0, 1), positive, negatives, tau), query.regions.weight)
+        logs = {"loss_standard": loss.detach(), "z_std": embedding_spread(z)}
         for number, canvas in enumerate(composed):
-            z = self.query_network(canvas)
+            z = F.normalize(self.query_network(canvas), dim=-1)
             image = first + canvas.regions.source.flatten()
             among = info_nce_among(z.flatten(0, 1), key, image, negatives, tau)
-            term = _weighted_mean(among, canvas.regions)
+            term = weighted_mean(among, canvas.regions.weight)
             logs[f"loss_composed_{number}"] = term.detach()
             loss = loss + term
         return loss, logs
@@ -129,20 +128,10 @@ class MoCo(Method):
     def _encode_keys(self, canvas: Canvas, progress: Progress) -> Tensor:
         """(W*B, D) keys in the order of the images of all processes; groups of a batch are shuffled ones."""
         if not self.config.norm_group:
-            return gather(self.key_network(canvas)[:, 0])
+            return gather(F.normalize(self.key_network(canvas)[:, 0], dim=-1))
         pixels = gather(canvas.pixels)  # (W*B, C, H, W)
         order = torch.from_numpy(permutation(len(pixels), progress.seed, field_key("shuffle"), progress.step))
         order = order.to(pixels.device)
         shuffled = Canvas(pixels=share(pixels[order]), regions=canvas.regions)
-        return gather(self.key_network(shuffled)[:, 0])[order.argsort()]
-
-
-def _weighted_mean(losses: Tensor, regions: Regions) -> Tensor:
-    """1/N 1/K sum of weight times loss."""
-    return (losses * regions.weight.flatten()).mean()
-
-
-def _spread(z: Tensor) -> Tensor:
-    """Standard deviation of the embeddings, times sqrt(D): near 1 when healthy, 0 when all are one (collapse)."""
-    z = z.detach().flatten(0, -2)
-    return z.std(dim=0, unbiased=False).mean() * z.shape[-1] ** 0.5
+        keys = F.normalize(self.key_network(shuffled)[:, 0], dim=-1)
+        return gather(keys)[order.argsort()]

@@ -4,12 +4,20 @@ Legend: N views or regions, C channels of the backbone, H hidden width, D embedd
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from smalti.errors import UserError
 from smalti.models.backbone import Features
+
+
+class HeadConfig(Protocol):
+    """Shape of what stands on a backbone."""
+
+    def build(self, channels: int) -> nn.Module:
+        """For C channels: Features of N -> (N, D)."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +28,13 @@ class ProjectorConfig:
         kind: "conv", of the released MosRep code; "mlp", of MoCo-v2.
         hidden: H, width of the hidden layers; 0 for the backbone's own width.
         dim: D, width of the embedding.
+        norm: batch normalisation after the first linear layer, as in BYOL.
     """
 
     kind: Literal["conv", "mlp"] = "mlp"
     hidden: int = 0
     dim: int = 128
+    norm: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden < 0 or self.dim < 1:
@@ -33,29 +43,35 @@ class ProjectorConfig:
     def build(self, channels: int) -> nn.Module:
         """A projector for C channels: Features of N -> (N, D)."""
         hidden = self.hidden or channels
-        return (ConvProjector if self.kind == "conv" else MLPProjector)(channels, hidden, self.dim)
+        return (ConvProjector if self.kind == "conv" else MLPProjector)(channels, hidden, self.dim, self.norm)
 
 
 class MLPProjector(nn.Module):
-    """Linear, ReLU, Linear on the pooled feature (MoCo-v2, arXiv:2003.04297)."""
+    """`mlp` on the pooled feature (MoCo-v2, arXiv:2003.04297; with normalisation BYOL, arXiv:2006.07733)."""
 
-    def __init__(self, channels: int, hidden: int, dim: int) -> None:
+    def __init__(self, channels: int, hidden: int, dim: int, norm: bool) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+        self.layers = mlp(channels, hidden, dim, norm)
 
     def forward(self, features: Features) -> Tensor:
         return self.layers(features.pooled)
 
 
 class ConvProjector(nn.Module):
-    """A 1x1 convolution on the map, average pooling, then Linear, ReLU, Linear (MosRep's released code)."""
+    """A 1x1 convolution on the map, average pooling, then `mlp` (MosRep's released code)."""
 
-    def __init__(self, channels: int, hidden: int, dim: int) -> None:
+    def __init__(self, channels: int, hidden: int, dim: int, norm: bool) -> None:
         super().__init__()
         self.mix = nn.Sequential(
             nn.Conv2d(channels, hidden, kernel_size=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)
         )
-        self.layers = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+        self.layers = mlp(hidden, hidden, dim, norm)
 
     def forward(self, features: Features) -> Tensor:
         return self.layers(self.mix(features.map).mean(dim=(2, 3)))
+
+
+def mlp(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
+    """Linear, batch normalisation if `norm`, ReLU, Linear: (N, inputs) -> (N, outputs); BYOL's predictor too."""
+    normalisation = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, hidden), *normalisation, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))

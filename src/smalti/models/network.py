@@ -3,11 +3,10 @@
 Legend: N canvases, K regions on each, D embedding.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.heads import ProjectorConfig
+from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.heads import HeadConfig
 from smalti.models.regions import pool_regions
 from smalti.views.canvas import Canvas
 
@@ -21,20 +20,28 @@ class Network(nn.Module):
         region_size: r, cells along a region that RoIAlign reads from the map (7 in the released MosRep code).
     """
 
-    def __init__(self, backbone: BackboneConfig, projector: ProjectorConfig, region_size: int) -> None:
+    def __init__(self, backbone: BackboneConfig, projector: HeadConfig, region_size: int) -> None:
         super().__init__()
         self.backbone = Backbone(backbone)
         self.projector = projector.build(self.backbone.dim)
         self.region_size = region_size
 
     def forward(self, canvas: Canvas) -> Tensor:
-        """Canvas -> (N, K, D) embeddings of length 1, in the order of the canvas's regions."""
+        """Canvas -> (N, K, D) embeddings, of any length, in the order of the canvas's regions."""
+        return self.project(self.encode(canvas), canvas)
+
+    def encode(self, canvas: Canvas) -> Features:
+        """Features of N whole canvases, or of N * K regions."""
         features = self.backbone(canvas.pixels)
-        count, regions = canvas.regions.source.shape
         if canvas.regions.whole:
-            z = self.projector(features)[:, None].expand(-1, regions, -1)  # (N, K, D)
-        else:
-            pooled = pool_regions(features.map, canvas.regions, canvas.pixels.shape[-1], self.region_size)
-            z = self.projector(pooled).view(count, regions, -1)
+            return features
+        return pool_regions(features.map, canvas.regions, canvas.pixels.shape[-1], self.region_size)
+
+    def project(self, features: Features, canvas: Canvas) -> Tensor:
+        """What `encode` gave -> (N, K, D), at least 32 bits wide."""
+        count, regions = canvas.regions.source.shape
+        z = self.projector(features)
         z = z if z.dtype.itemsize > 2 else z.float()
-        return F.normalize(z, dim=-1)
+        if canvas.regions.whole:
+            return z[:, None].expand(-1, regions, -1)
+        return z.view(count, regions, -1)

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
+from smalti.models.heads import ProjectorConfig
 from smalti.recipes.moco_small import mosrep_moco_small
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -29,7 +31,14 @@ def photos_demo() -> Recipe:
         backbone=BackboneConfig(
             name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [24, 48, 96, 192]}
         ),
-        method=replace(base.method, momentum=0.97, queue=1024, temperature=0.2, region_size=3, norm_group=32),
+        method=MoCoConfig(
+            projector=ProjectorConfig(kind="conv", dim=128),
+            momentum=0.97,
+            queue=1024,
+            temperature=0.2,
+            norm_group=32,
+            region_size=3,
+        ),
         optimiser=replace(base.optimiser, base_lr=0.5, weight_decay=1e-4, warmup_epochs=1.0),
         epochs=10,
         batch_size=64,

@@ -22,6 +22,7 @@ from smalti.images.ledger import BadFiles
 from smalti.images.memory import load_into_memory
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
+from smalti.methods.method import DataInfo
 from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging, Monitor, Saving, Watching
@@ -96,7 +97,9 @@ def fit(
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block)
     order.share(engine.devices * engine.nodes)
-    module = make_module(recipe, statistics, order)
+    for view in recipe.views:
+        view.check_block(order.deal_block)
+    module = make_module(recipe, statistics, order, source.class_names)
     if is_first():  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
     if resume and run.checkpoint.exists():
@@ -109,13 +112,17 @@ def fit(
     return module
 
 
-def make_module(recipe: Recipe, statistics: PixelStatistics, order: BatchOrder) -> Pretraining:
+def make_module(
+    recipe: Recipe, statistics: PixelStatistics, order: BatchOrder, class_names: tuple[str, ...] = ()
+) -> Pretraining:
     """The untrained module of a recipe, its weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    method = recipe.method.build(recipe.backbone).to(memory_format=torch.channels_last)
+    normalisation = Normalisation(statistics.mean, statistics.std)
+    method = recipe.method.build(recipe.backbone, DataInfo(normalisation, class_names))
+    method.to(memory_format=torch.channels_last)
     steps_per_epoch = order.steps_per_epoch // recipe.accumulate * recipe.accumulate
     order.check_parts(recipe.accumulate)
-    return Pretraining(method, recipe, Normalisation(statistics.mean, statistics.std), steps_per_epoch)
+    return Pretraining(method, recipe, normalisation, steps_per_epoch)
 
 
 def _make_loader(
@@ -160,6 +167,7 @@ def _train(
         precision=resolve_precision(recipe.precision),
         max_epochs=1,  # to Lightning the whole run is one pass over a loader that begins at the next step
         accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.optimiser.clip_norm or None,
         callbacks=[
             log,
             Watching(run, ledger.merge, monitors, scored, log, engine.log_every),

@@ -12,7 +12,7 @@ from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
-from smalti.schedules import warmup_cosine
+from smalti.schedules import cosine, warmup_cosine
 from smalti.training.optim import make_optimiser, scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
@@ -83,8 +83,13 @@ class Pretraining(L.LightningModule):
         """Of the optimiser step that ends with the given step."""
         recipe = self.recipe
         warmup = round(recipe.optimiser.warmup_epochs * self.steps_per_epoch)
-        factor = warmup_cosine(step, self.total_steps, warmup)
-        return scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size) * factor
+        peak = scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size)
+        return warmup_cosine(step, self.total_steps, warmup, peak, recipe.optimiser.final_lr)
+
+    def weight_decay(self, step: int) -> float:
+        """Of the optimiser step that ends with the given step, for the weights that decay."""
+        start, end = self.recipe.optimiser.weight_decay, self.recipe.optimiser.final_weight_decay
+        return start if end is None else cosine(start, end, step / self.total_steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimiser = make_optimiser(self.recipe.optimiser, self.method, self.recipe.batch_size)
@@ -100,6 +105,8 @@ class Pretraining(L.LightningModule):
         step = self.next_step  # the closure runs training_step, which counts on
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
+            if group["weight_decay"]:
+                group["weight_decay"] = self.weight_decay(step)
         optimizer.step(closure=optimizer_closure)
         update_targets(self.method.momentum_pairs(self.progress(step)))
 

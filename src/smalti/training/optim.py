@@ -23,6 +23,9 @@ class OptimiserConfig:
         weight_decay: pulls every weight, or see `decay_norm_and_bias`.
         decay_norm_and_bias: normalisation and bias parameters decay too, as in MoCo; LARS then adapts them too.
         warmup_epochs: epochs over which the rate rises from 0.
+        final_lr: learning rate, of any batch, that the cosine falls to.
+        final_weight_decay: weight decay that a cosine leads to, as in DINO; None to keep `weight_decay`.
+        clip_norm: greatest norm of all gradients together; 0 for no limit.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -31,6 +34,9 @@ class OptimiserConfig:
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
     warmup_epochs: float = 0.0
+    final_lr: float = 0.0
+    final_weight_decay: float | None = None
+    clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
         if self.base_lr <= 0:
@@ -40,6 +46,12 @@ class OptimiserConfig:
                 f"warmup_epochs {self.warmup_epochs}, weight_decay {self.weight_decay}, momentum {self.momentum}",
                 "0 or more, 0 or more, and a number in [0, 1)",
                 "mend the one outside",
+            )
+        if self.final_lr < 0 or self.clip_norm < 0 or (self.final_weight_decay or 0) < 0:
+            raise UserError(
+                f"final_lr {self.final_lr}, final_weight_decay {self.final_weight_decay}, clip_norm {self.clip_norm}",
+                "0 or more",
+                "mend the one below",
             )
 
 

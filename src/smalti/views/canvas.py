@@ -22,6 +22,7 @@ class Regions:
         weight: (N, K) float32 >= 0, weight of the region in the loss.
         whole: every region is its whole canvas, so that nothing needs pooling.
         level: of a pyramid, 0 for the coarsest map.
+        label: (N, K) int64, class of the image that fills the region; None where the data have no classes.
     """
 
     source: Tensor
@@ -29,6 +30,7 @@ class Regions:
     weight: Tensor
     whole: bool
     level: int = 0
+    label: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The same regions on another device."""
@@ -37,7 +39,12 @@ class Regions:
             source=self.source.to(device, non_blocking=True),
             boxes=self.boxes.to(device, non_blocking=True),
             weight=self.weight.to(device, non_blocking=True),
+            label=None if self.label is None else self.label.to(device, non_blocking=True),
         )
+
+    def labelled(self, labels: Tensor) -> Self:
+        """The same regions with the classes of this rank's images, (B,) int64."""
+        return replace(self, label=labels.to(self.source.device)[self.source])
 
 
 @dataclass(frozen=True, kw_only=True)

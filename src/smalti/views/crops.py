@@ -86,15 +86,14 @@ class Crop:
         return self.size
 
     @property
-    def whole(self) -> bool:
-        return True
-
-    @property
-    def canvases_per_image(self) -> int:
-        return self.count
+    def standard(self) -> bool:
+        return self.count == 1
 
     def resized(self, factor: float) -> "Crop":
         return replace(self, size=round(self.size * factor))
+
+    def check_block(self, block: int) -> None:
+        return
 
     def plan(self, sizes: Ints, draws: Draws) -> Plan:
         """One canvas for each crop, image by image: N = B * count, K = 1."""

@@ -117,6 +117,7 @@ class Batch:
         plans: one for each composition.
         pixels: host executor: for each composition (N, C, L, L) canvases, uint8 or float32 in [0, 1]; else empty.
         images: device executor: (B, C, H, W) images, padded to the largest, uint8 or float32 in [0, 1]; else None.
+        labels: (B,) int64, classes of the images; None where they have none.
         bad: (name, reason) of the images that could not be used, others standing in for them.
     """
 
@@ -124,6 +125,7 @@ class Batch:
     plans: list[Plan]
     pixels: list[Tensor] = field(default_factory=list)
     images: Tensor | None = None
+    labels: Tensor | None = None
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
@@ -145,8 +147,11 @@ class Batch:
 def canvases(batch: Batch, views: Sequence[Composition], normalisation: Normalisation) -> list[Canvas]:
     """What the network sees of a batch, one `Canvas` for each composition, on the device that the batch is on."""
     pixels = batch.pixels if batch.images is None else [render(plan, batch.images) for plan in batch.plans]
-    finished = zip(views, batch.plans, pixels, strict=True)
-    return [finish(view, plan, canvas, normalisation) for view, plan, canvas in finished]
+    rendered = zip(views, batch.plans, pixels, strict=True)
+    finished = [finish(view, plan, canvas, normalisation) for view, plan, canvas in rendered]
+    if batch.labels is None:
+        return finished
+    return [replace(canvas, regions=canvas.regions.labelled(batch.labels)) for canvas in finished]
 
 
 class ViewDataset(Dataset[Batch]):
@@ -193,9 +198,10 @@ class ViewDataset(Dataset[Batch]):
             images.append(image)
         sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
         plans = [view.plan(sizes, self._draws(step, number, indices)) for number, view in enumerate(self._views)]
+        labels = None if self._source.labels is None else torch.from_numpy(self._source.labels[indices])
         if self._executor == "device":
-            return Batch(step=step, plans=plans, images=_stack(images), bad=bad)
-        return Batch(step=step, plans=plans, pixels=_render(plans, images), bad=bad)
+            return Batch(step=step, plans=plans, images=_stack(images), labels=labels, bad=bad)
+        return Batch(step=step, plans=plans, pixels=_render(plans, images), labels=labels, bad=bad)
 
     def _draws(self, step: int, view: int, indices: NDArray[np.int64]) -> Draws:
         return Draws(

@@ -68,19 +68,24 @@ class Mosaic:
         return self.tile_size * self.grid
 
     @property
-    def whole(self) -> bool:
+    def standard(self) -> bool:
         return False
-
-    @property
-    def canvases_per_image(self) -> int:
-        return self.tiles if self.background == "noise" else 1
 
     def resized(self, factor: float) -> "Mosaic":
         return replace(self, tile_size=round(self.tile_size * factor), max_shift=round(self.max_shift * factor))
 
+    def check_block(self, block: int) -> None:
+        if self.background == "images" and block < self.tiles:
+            raise UserError(
+                f"{block} images to deal mosaics of {self.tiles} tiles from",
+                f"at least {self.tiles}, since no image may be on a canvas twice",
+                "give a larger --batch-size or --block",
+            )
+
     def plan(self, sizes: Ints, draws: Draws) -> Plan:
         """Algorithm 1 of appendix D, every canvas with its own jitter; N = B, K = M (noise: N = B * M, K = 1)."""
         tiles = flatten(draw_tiles(sizes, draws, self.tiles, self.scale, self.ratio, self.augmentation))
+        self.check_block(draws.block)
         slots = self._lonely_slots(draws) if self.background == "noise" else self._dealt_slots(draws)
         offset = self._draw_offset(draws, len(slots))
         return Plan(
@@ -143,18 +148,9 @@ def deal(draws: Draws, block: int, crops: int) -> Ints:
     """(b, M) crops dealt onto the canvases of one block of b images, M of each; crop j of image i is i * M + j.
 
     Crop j of image i goes to canvas i + s_j with M different shifts s_j, images and canvases numbered at random: so
-    the crops of an image lie on M canvases, and a canvas holds crops of M images.
-
-    Raises:
-        UserError: a block has fewer than M images.
+    the crops of an image lie on M canvases, and a canvas holds crops of M images. A block has at least M images.
     """
     images = draws.block
-    if images < crops:
-        raise UserError(
-            f"{images} images to deal mosaics of {crops} tiles from",
-            f"at least {crops}, since no image may be on a canvas twice",
-            "give a larger --batch-size or --block",
-        )
     image_at = draws.block_permutation("images", block, images)  # (b,)
     canvas_at = draws.block_permutation("canvases", block, images)
     shift = draws.block_permutation("shifts", block, images)[:crops]  # (M,) different

@@ -110,17 +110,16 @@ class Composition(Protocol):
         ...
 
     @property
-    def whole(self) -> bool:
-        """Every region is its whole canvas."""
-        ...
-
-    @property
-    def canvases_per_image(self) -> int:
-        """Canvases made for each image of the batch."""
+    def standard(self) -> bool:
+        """Each image has one canvas of its own, in the order of the batch: fit to be a standard view."""
         ...
 
     def resized(self, factor: float) -> Self:
         """The same composition with every length in pixels scaled."""
+        ...
+
+    def check_block(self, block: int) -> None:
+        """Raise UserError where canvases cannot be dealt among `block` images."""
         ...
 
     def plan(self, sizes: Ints, draws: Draws) -> Plan:

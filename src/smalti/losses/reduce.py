@@ -1,0 +1,14 @@
+"""From one number a region to what a step reports."""
+
+from torch import Tensor
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """1/N 1/K sum of weight times loss, both of N * K regions in any shape."""
+    return (losses.flatten() * weight.flatten()).mean()
+
+
+def embedding_spread(z: Tensor) -> Tensor:
+    """Standard deviation of embeddings (..., D) of length 1, times sqrt(D): near 1 when healthy, 0 after a collapse."""
+    z = z.detach().flatten(0, -2)
+    return z.std(dim=0, unbiased=False).mean() * z.shape[-1] ** 0.5
