@@ -23,13 +23,22 @@ class BareLoop:
         statistics: of the pixels.
         order: of the images.
         device: where.
+        class_names: of the images, where they have labels.
     """
 
-    def __init__(self, recipe: Recipe, statistics: PixelStatistics, order: BatchOrder, device: str = "cpu") -> None:
-        self._module = make_module(recipe, statistics, order)
+    def __init__(
+        self,
+        recipe: Recipe,
+        statistics: PixelStatistics,
+        order: BatchOrder,
+        device: str = "cpu",
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        self._module = make_module(recipe, statistics, order, class_names)
         self.method = self._module.method.to(device)
         self.normalisation = self._module.normalisation
         self._optimiser = make_optimiser(recipe.optimiser, self.method, recipe.batch_size)
+        self._clip_norm = recipe.optimiser.clip_norm
         self.autocast = torch.autocast(
             device, torch.bfloat16, enabled=resolve_precision(recipe.precision) == "bf16-mixed"
         )
@@ -41,8 +50,12 @@ class BareLoop:
             loss, _ = self.method(views, progress)
         self._optimiser.zero_grad()
         loss.backward()
+        if self._clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self._clip_norm)
         for group in self._optimiser.param_groups:
             group["lr"] = self._module.learning_rate(number)
+            if group["weight_decay"]:
+                group["weight_decay"] = self._module.weight_decay(number)
         self._optimiser.step()
         update_targets(self.method.momentum_pairs(progress))
         return loss.detach()

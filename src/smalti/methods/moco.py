@@ -92,11 +92,12 @@ class MoCo(Method):
         if self.config.norm_group:
             for groups in self._norm_groups:
                 groups.count = math.ceil(len(second.pixels) / self.config.norm_group)
+        z_composed = [self._embed(canvas) for canvas in composed]
         key = self._encode_keys(second, progress)  # (W*B, D), z^k of all processes
-        loss, logs = self._contrast(first, composed, key)
+        loss, logs = self._contrast(first, composed, z_composed, key)
         if self.config.symmetric:
             other_key = self._encode_keys(first, progress)
-            loss = loss + self._contrast(second, composed, other_key)[0]
+            loss = loss + self._contrast(second, composed, z_composed, other_key)[0]
             key = torch.cat([key, other_key])
         self.queue.enqueue(key)
         return Step(loss, logs)
@@ -107,16 +108,21 @@ class MoCo(Method):
     def encoder(self) -> Backbone:
         return self.query_network.backbone
 
-    def _contrast(self, query: Canvas, composed: Sequence[Canvas], key: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _embed(self, canvas: Canvas) -> Tensor:
+        """(N, K, D) of length 1."""
+        return F.normalize(self.query_network(canvas), dim=-1)
+
+    def _contrast(
+        self, query: Canvas, composed: Sequence[Canvas], z_composed: Sequence[Tensor], key: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 9 for one query view: its own term, and one for every further composition."""
         negatives, tau = self.queue.keys.clone(), self.config.temperature
-        z = F.normalize(self.query_network(query), dim=-1)  # (N, K, D)
+        z = self._embed(query)  # (N, K, D)
         first = rank() * (len(key) // world_size())  # number of this process's first image
         positive = key[first + query.regions.source.flatten()]  # (N*K, D)
         loss = weighted_mean(info_nce(z.flatten(0, 1), positive, negatives, tau), query.regions.weight)
         logs = {"loss_standard": loss.detach(), "z_std": embedding_spread(z)}
-        for number, canvas in enumerate(composed):
-            z = F.normalize(self.query_network(canvas), dim=-1)
+        for number, (canvas, z) in enumerate(zip(composed, z_composed, strict=True)):
             image = first + canvas.regions.source.flatten()
             among = info_nce_among(z.flatten(0, 1), key, image, negatives, tau)
             term = weighted_mean(among, canvas.regions.weight)

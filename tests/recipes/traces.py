@@ -1,0 +1,120 @@
+"""The first twenty losses of every recipe, made small, on the embedded photographs: `python tests/recipes/traces.py`.
+
+Views and arithmetic are in double precision on the CPU, so that a trace is the same on every machine to many digits.
+What is made smaller is what costs time: images, batch, widths, queue. Everything else is the recipe's own.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.bare import BareLoop
+from smalti.images.array import ArraySource
+from smalti.images.photos import photos
+from smalti.images.statistics import PixelStatistics, measure
+from smalti.images.subset import Subset
+from smalti.models.backbone import BackboneConfig
+from smalti.recipes import all_recipes, get_recipe
+from smalti.training.recipe import Recipe
+from smalti.views.loader import BatchOrder, ViewDataset, canvases
+
+FOLDER = Path(__file__).with_name("golden")
+STEPS = 20
+_BATCHES = (8, 16, 32)
+_MOST_PIXELS, _WIDEST = 64, 64
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "resnet": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "vit": {"depth": 1, "embed_dim": 24, "num_heads": 3},
+    "swin": {"depths": [1, 1, 1, 1], "embed_dim": 12, "num_heads": [1, 1, 2, 2], "window_size": 2},
+}
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{name}.txt"
+
+
+def shrunk(recipe: Recipe) -> Recipe:
+    """The recipe with small images, batch and widths."""
+    if recipe.image_size > _MOST_PIXELS:
+        recipe = recipe.resized(_MOST_PIXELS)
+    batch = next(batch for batch in _BATCHES if _can_deal(recipe, batch))
+    return replace(
+        recipe,
+        backbone=_narrow_backbone(recipe.backbone),
+        method=_narrow(recipe.method),
+        optimiser=replace(recipe.optimiser, warmup_epochs=min(recipe.optimiser.warmup_epochs, 0.2)),
+        epochs=1,
+        batch_size=batch,
+        accumulate=1,
+        block=0,
+        precision="32",
+    )
+
+
+def _can_deal(recipe: Recipe, batch: int) -> bool:
+    try:
+        for view in recipe.views:
+            view.check_block(batch)
+    except ValueError:
+        return False
+    return True
+
+
+def _narrow_backbone(config: BackboneConfig) -> BackboneConfig:
+    family = next(name for name in _FAMILIES if config.name.startswith(name))
+    return replace(config, options=config.options | _FAMILIES[family])
+
+
+def _narrow(config: Any) -> Any:
+    """Every whole number above `_WIDEST` in a method's settings becomes it: queues, widths, prototypes."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _narrow(value)
+        elif type(value) is int:
+            changes[field.name] = min(value, _WIDEST)
+    return replace(config, **changes)
+
+
+@cache
+def _images() -> tuple[ArraySource, PixelStatistics]:
+    source = photos("train")
+    return source, measure(source)
+
+
+def trace(recipe: Recipe) -> Iterator[float]:
+    """The losses of the first steps."""
+    everything, statistics = _images()
+    recipe = shrunk(recipe)
+    count = recipe.batch_size * STEPS
+    source = Subset(everything, np.arange(count) * len(everything) // count)
+    order = BatchOrder(num_images=count, batch_size=recipe.batch_size, seed=recipe.seed)
+    loop = BareLoop(recipe, statistics, order, class_names=source.class_names)
+    loop.method.double()
+    dataset = ViewDataset(source, recipe.views, order, statistics, "device")
+    for step in range(STEPS):
+        batch = dataset[step]
+        assert batch.images is not None
+        batch.images = batch.images.double() / 255
+        torch.manual_seed(step)
+        yield float(loop.step(step, canvases(batch, recipe.views, loop.normalisation)))
+
+
+def main() -> None:
+    """Write the traces of the recipes named on the command line, or of all."""
+    FOLDER.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or all_recipes():
+        path_of(name).write_text("".join(f"{loss:.9g}\n" for loss in trace(get_recipe(name))))
+        print(name, path_of(name).read_text().split()[:: STEPS - 1])
+
+
+if __name__ == "__main__":
+    main()
