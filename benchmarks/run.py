@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import knn_cpu, loader_memory, step_cpu, views_cpu
+from benchmarks import knn_cpu, loader_memory, step_cpu, systems_cpu, views_cpu
 from benchmarks.figures import Figure, save, show
 
 
@@ -35,6 +35,7 @@ def run(settings: Settings) -> dict[str, list[Figure]]:
         jobs["views, own photographs"] = partial(views_cpu.measure, settings.data, quick=quick)
     jobs |= {
         "step": partial(step_cpu.measure, quick=quick),
+        "systems": partial(systems_cpu.measure, quick=quick),
         "knn": partial(knn_cpu.measure, quick=quick),
         "loader memory": partial(loader_memory.measure, quick=quick),
     }
