@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/smalti demo --out runs/demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
 
 check: install
 	$(BIN)/ruff check .

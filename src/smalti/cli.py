@@ -345,12 +345,15 @@ def _load(encoder: str, backbone: str) -> "Encoder":
 
 def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:
     from smalti.api import embed
-    from smalti.images.catalogue import has_split
+    from smalti.images.catalogue import has_split, open_source
 
     if not test and not has_split(train):
         raise UserError(f"--train {train} alone, which has no test part", "a --test set too", "give --test FOLDER")
-    train_features = embed(encoder, train, "train", **options)
-    test_features = embed(encoder, test or train, "test" if not test or has_split(test) else "train", **options)
+    parts = [("--train", train, "train"), ("--test", test or train, "test" if not test or has_split(test) else "train")]
+    for option, data, part in parts:  # before hours of embedding
+        if open_source(data, part, encoder.info.backbone.in_channels).labels is None:
+            raise UserError(f"{option} {data}, images without labels", "one sub-folder a class", "sort them into some")
+    train_features, test_features = (embed(encoder, data, part, **options) for _, data, part in parts)
     _tell_skipped((*train_features.skipped, *test_features.skipped))
     return train_features, test_features
 

@@ -145,6 +145,7 @@ def test_a_run_that_is_there(complaint: Callable[[str], str], place: Path, tmp_p
         ("views PLACE/photos --out PLACE/views.jpg", "a file ending in .png"),
         ("evaluate knn PLACE/nowhere --train PLACE/photos --test PLACE/photos", "where there is no file"),
         ("evaluate knn random:resnet18 --train PLACE/photos", "alone, which has no test part"),
+        ("evaluate knn random:resnet18 --train PLACE/photos --test PLACE/three", "PLACE/photos, images without labels"),
         ("evaluate svm random:resnet18 --train PLACE/photos", "invalid choice 'svm' for argument 'probe'"),
         ("embed random:resnet18 PLACE/photos --out PLACE/nowhere/x.npz", "whose folder does not exist"),
         ("embed random:resnet18 PLACE/photos --out PLACE/x.npz --split test", "no test split in PLACE/photos"),

@@ -139,7 +139,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(method: str, tmp_path: Path, m
         end(self, trainer, module, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(Logging, "on_train_batch_end", stopping)
         with pytest.raises(StopError):
             train("stopped")
