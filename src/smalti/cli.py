@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
@@ -65,21 +65,29 @@ def _version(arguments: list[str]) -> None:
     print(f"smalti {version('smalti')}")
 
 
+@dataclass(kw_only=True)
+class RecipeChoice:
+    """Which recipe a command starts from."""
+
+    recipe: str = _DEFAULT_RECIPE
+    """A recipe's name (see smalti recipes), or a Python file with def recipe() -> Recipe."""
+    views_of: str = ""
+    """Another recipe, whose views to learn from: any method takes any composition."""
+    size: int = 0
+    """Side of the standard views, pixels; the other views, tiles and shifts follow. 0 for the recipe's own."""
+
+
 def _pretrain(arguments: list[str]) -> None:
     """Learn an encoder from images, and leave a run folder."""
     from smalti.training.fit import Engine
     from smalti.training.recipe import Recipe
 
-    @dataclass
-    class Pretrain:
+    @dataclass(kw_only=True)
+    class Pretrain(RecipeChoice):
         data: Positional[str]
         """A folder of images, nested or not, or a data set's name (photos, cifar10, imagenette, stl10, ...)."""
         out: Path
         """The run folder to write."""
-        recipe: str = _DEFAULT_RECIPE
-        """A recipe's name (see smalti recipes), or a Python file with def recipe() -> Recipe."""
-        size: int = 0
-        """Side of the standard views, pixels; the other views, tiles and shifts follow. 0 for the recipe's own."""
         resume: bool = False
         """Continue the run in --out, or begin it if there is none."""
         engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
@@ -96,16 +104,12 @@ def _views(arguments: list[str]) -> None:
     """Draw what the network will see."""
     from smalti.training.recipe import Recipe
 
-    @dataclass
-    class Views:
+    @dataclass(kw_only=True)
+    class Views(RecipeChoice):
         data: Positional[str]
         """A folder of images, or a data set's name."""
         out: Path
         """The PNG to write."""
-        recipe: str = _DEFAULT_RECIPE
-        """A recipe's name, or a Python file with def recipe() -> Recipe."""
-        size: int = 0
-        """Side of the standard views, pixels; the other views, tiles and shifts follow. 0 for the recipe's own."""
         step: int = 0
         """Which batch of the run."""
         settings: Annotated[Recipe, arg(name="")] = tyro.MISSING
@@ -317,10 +321,13 @@ def _one_line(complaint: str, name: str) -> UserError:
 
 
 def _recipe_of(arguments: list[str]) -> "Recipe | Any":
-    """The recipe named among the arguments, at the size given there: its fields are the options' defaults."""
+    """The recipe that the arguments choose, see `RecipeChoice`: its fields are the defaults of further options."""
     from smalti.recipes import get_recipe
 
     recipe = get_recipe(_value_of("--recipe", arguments) or _DEFAULT_RECIPE)
+    other = _value_of("--views-of", arguments)
+    if other:
+        recipe = replace(recipe, name=f"{recipe.name}, views of {other}", views=get_recipe(other).views, published="")
     size = _value_of("--size", arguments) or "0"
     if not size.isdigit():
         raise UserError(f"--size {size}", "a number of pixels", "use e.g. --size 64")
