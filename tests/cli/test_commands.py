@@ -79,11 +79,10 @@ def test_size_scales_every_view(data: Path, tmp_path: Path) -> None:
     assert load_encoder(run).info.image_size == 24
 
 
-@pytest.mark.parametrize(("probe", "score"), [("knn", "knn1"), ("linear", "linear")])
 def test_a_method_learns_from_the_views_of_another_recipe(data: Path, tmp_path: Path) -> None:
-    line = f"pretrain {data} --out {tmp_path} --recipe {tiny.RECIPE_FILE} --epochs 1 --workers 0 --logger none"
+    line = f"pretrain {data} --out {tmp_path}/run --recipe {tiny.RECIPE_FILE} --epochs 1 --workers 0 --logger none"
     smalti(f"{line} --views-of moco_v2_multicrop_small --size 16 --views.2.count 3")
-    recipe = json.loads((tmp_path / "recipe.json").read_text())["recipe"]
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"]
     assert recipe["name"] == "tiny, views of moco_v2_multicrop_small"
     assert [(view["class"], view["size"], view["count"]) for view in recipe["views"]] == [
         ("Crop", 16, 1),
@@ -92,6 +91,7 @@ def test_a_method_learns_from_the_views_of_another_recipe(data: Path, tmp_path: 
     ]
 
 
+@pytest.mark.parametrize(("probe", "score"), [("knn", "knn1"), ("linear", "linear")])
 def test_evaluate_scores_a_split_or_two_folders_alike(
     probe: str, score: str, run: Path, data: Path, tmp_path: Path
 ) -> None:
