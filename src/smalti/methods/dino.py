@@ -1,0 +1,151 @@
+"""DINO (arXiv:2104.14294) on any composition; with mosaics, MosRep on DINO (ICLR 2023, appendix B).
+
+Legend: B images on this process, N canvases, K regions on each, M regions of each image, P prototypes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from smalti.distributed import sum_over_processes, world_size
+from smalti.errors import UserError
+from smalti.losses.reduce import weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.momentum import MomentumPair, momentum_copy
+from smalti.models.network import Network
+from smalti.models.prototypes import PrototypeHead, PrototypeHeadConfig
+from smalti.schedules import cosine
+from smalti.views.canvas import Canvas
+from smalti.views.plan import Composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class DINOConfig:
+    """DINO's settings; the defaults are those for ViT-S/16 and batches of 1024.
+
+    Attributes:
+        head: from features to similarities with prototypes.
+        momentum: m at the start, what the teacher keeps of itself at every step; it rises to 1 along a cosine.
+        student_temperature: tau_s.
+        teacher_temperature: tau_t after its warm-up.
+        warmup_teacher_temperature: tau_t at the start, from where it changes linearly.
+        teacher_warmup_epochs: epochs that this takes; 0 for none.
+        centre_momentum: what the centre keeps of itself at every step.
+        freeze_epochs: epochs at the start in which the prototypes stay as they are.
+        region_size: cells along a region read from the map.
+    """
+
+    head: PrototypeHeadConfig = field(default_factory=PrototypeHeadConfig)
+    momentum: float = 0.996
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    warmup_teacher_temperature: float = 0.04
+    teacher_warmup_epochs: float = 30.0
+    centre_momentum: float = 0.9
+    freeze_epochs: int = 1
+    region_size: int = 7
+    scored: ClassVar[str] = "teacher"
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "centre_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}", "a number from 0 to 1", "use e.g. 0.9")
+        for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 0.07")
+        if self.teacher_warmup_epochs < 0 or self.freeze_epochs < 0 or self.region_size < 1:
+            raise UserError(
+                f"teacher_warmup_epochs {self.teacher_warmup_epochs}, freeze_epochs {self.freeze_epochs}, "
+                f"region_size {self.region_size}",
+                "0 or more, 0 or more, 1 or more",
+                "give larger ones",
+            )
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that DINO cannot learn from."""
+        check_standard_views(views, "two standard views, which the teacher sees")
+
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "DINO":
+        return DINO(self, backbone)
+
+
+class DINO(Method):
+    """A student that sees every view and agrees with what its slow copy, the teacher, says of the standard ones."""
+
+    centre: Tensor
+
+    def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.student = Network(backbone, config.head, config.region_size)
+        self.teacher = cast(Network, momentum_copy(self.student))
+        _keep_paths(self.teacher)
+        for network in (self.student, self.teacher):
+            synchronise_batch_norm(network)
+        self.register_buffer("centre", torch.zeros(config.head.outputs))
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """Eq. 3, averaged over its pairs: H(P_t(x), P_s(x')) for both standard views x and all other views x'."""
+        first, second, *composed = views
+        cast(PrototypeHead, self.student.projector).frozen = progress.epoch < self.config.freeze_epochs
+        outputs = self.teacher_outputs(first, second)  # (2, B, P), g_t
+        targets = F.softmax((outputs - self.centre) / self.teacher_temperature(progress), dim=-1)  # P_t
+        loss = (self.cross_entropy(targets[1], first) + self.cross_entropy(targets[0], second)) / 2
+        entropy = torch.special.entr(targets).sum(dim=-1).mean()
+        logs = {
+            "loss_standard": loss.detach(),
+            "teacher_entropy": entropy,  # log P after a collapse to one answer for all, 0 to one prototype
+            "kl": loss.detach() - entropy,  # 0 after either
+            "centre_norm": self.centre.norm(),
+        }
+        both, compared = targets.mean(dim=0), 1.0  # H is linear in P_t, so the mean compares with both at once
+        for number, canvas in enumerate(composed):
+            term = self.cross_entropy(both, canvas)
+            logs[f"loss_composed_{number}"] = term.detach()
+            count = canvas.regions.source.numel() / len(both)  # M
+            loss, compared = loss + count * term, compared + count
+        self._move_centre(outputs)
+        return Step(loss / compared, logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return [MomentumPair(self.student, self.teacher, cosine(self.config.momentum, 1.0, progress.fraction))]
+
+    def encoder(self) -> Backbone:
+        return self.teacher.backbone
+
+    def cross_entropy(self, targets: Tensor, canvas: Canvas) -> Tensor:
+        """Mean over the regions of H(P_t, P_s) = - sum P_t log P_s (Eq. 2), for the images' targets P_t (B, P)."""
+        logits = self.student(canvas).flatten(0, 1) / self.config.student_temperature  # (N*K, P)
+        target = targets[canvas.regions.source.flatten()]
+        return weighted_mean(F.cross_entropy(logits, target, reduction="none"), canvas.regions.weight)
+
+    @torch.no_grad()
+    def teacher_outputs(self, *standard: Canvas) -> Tensor:
+        """(2, B, P) what the teacher says of the standard views."""
+        return torch.stack([self.teacher(canvas)[:, 0] for canvas in standard])
+
+    def teacher_temperature(self, progress: Progress) -> float:
+        """tau_t, which rises along a line."""
+        start, end = self.config.warmup_teacher_temperature, self.config.teacher_temperature
+        steps = self.config.teacher_warmup_epochs * progress.steps_per_epoch
+        return end if progress.step >= steps else start + (end - start) * progress.step / steps
+
+    @torch.no_grad()
+    def _move_centre(self, outputs: Tensor) -> None:
+        """Eq. 4: c <- m c + (1 - m) mean of g_t over the batch of all processes."""
+        mean = sum_over_processes(outputs.mean(dim=(0, 1))) / world_size()
+        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
+
+
+def _keep_paths(network: nn.Module) -> None:
+    """Switch stochastic depth off: targets are what the whole teacher says (the released code builds it without)."""
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0

@@ -1,0 +1,91 @@
+"""DINO's head: how near a feature is to each of many learnt directions (arXiv:2104.14294, appendix C).
+
+Legend: N views or regions, C channels of the backbone, H hidden width, D bottleneck, P prototypes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+from smalti.models.backbone import Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypeHeadConfig:
+    """Shape of DINO's head.
+
+    Attributes:
+        hidden: H, width of the hidden layers.
+        bottleneck: D, width in which a feature has length 1.
+        outputs: P, prototypes that it is compared with.
+        norm: batch normalisation after the hidden layers; published for neither ViTs nor the ResNet-50.
+        norm_last: every prototype has length 1; otherwise its length is learnt, which the released code calls better
+            but safe with ViT-S alone.
+    """
+
+    hidden: int = 2048
+    bottleneck: int = 256
+    outputs: int = 65536
+    norm: bool = False
+    norm_last: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.hidden, self.bottleneck) < 1 or self.outputs < 2:
+            raise UserError(
+                f"head widths {self.hidden}, {self.bottleneck} and {self.outputs}",
+                "1 or more, 1 or more, 2 or more",
+                "give wider ones",
+            )
+
+    def build(self, channels: int) -> "PrototypeHead":
+        """A head for C channels: Features of N -> (N, P)."""
+        return PrototypeHead(channels, self)
+
+
+class PrototypeHead(nn.Module):
+    """Three linear layers with GELU between them, length 1, then the weight-normalised prototypes, without bias.
+
+    Attributes:
+        frozen: the prototypes get gradients of zero. Weight decay may still shorten what stands for a prototype, but
+            only its direction counts.
+    """
+
+    def __init__(self, channels: int, config: PrototypeHeadConfig) -> None:
+        super().__init__()
+        hidden = config.hidden
+        self.layers = nn.Sequential(
+            *_hidden_layer(channels, hidden, config.norm),
+            *_hidden_layer(hidden, hidden, config.norm),
+            nn.Linear(hidden, config.bottleneck),
+        )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.prototypes = nn.Linear(config.bottleneck, config.outputs, bias=False)
+        self.lengths = None if config.norm_last else nn.Parameter(torch.ones(config.outputs, 1))
+        self.frozen = False
+
+    def forward(self, features: Features) -> Tensor:
+        z = self.layers(features.pooled)
+        # Divided by a small temperature, a similarity rounded to 8 bits would move the loss in its second digit.
+        with torch.autocast(z.device.type, enabled=False):
+            z = z if z.dtype.itemsize > 2 else z.float()
+            return F.linear(F.normalize(z, dim=1), self._prototypes())
+
+    def _prototypes(self) -> Tensor:
+        """(P, D)."""
+        prototypes = F.normalize(self.prototypes.weight, dim=1)
+        if self.lengths is not None:
+            prototypes = prototypes * self.lengths
+        if self.frozen:  # gradients of zero rather than none, for which processes would wait in vain
+            prototypes = prototypes.detach() + 0 * prototypes
+        return prototypes
+
+
+def _hidden_layer(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
+    normalisation = [nn.BatchNorm1d(outputs)] if norm else []
+    return [nn.Linear(inputs, outputs), *normalisation, nn.GELU()]

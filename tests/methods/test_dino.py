@@ -1,0 +1,403 @@
+"""DINO's step against its equations, written as the sums that the paper prints."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import EIGHT_BIT, NO_DATA, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from timm.layers import DropPath
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from smalti.distributed import rank, world_size
+from smalti.errors import UserError
+from smalti.methods.dino import DINO, DINOConfig
+from smalti.methods.method import Progress
+from smalti.models.backbone import BackboneConfig
+from smalti.models.network import Network
+from smalti.models.prototypes import PrototypeHeadConfig
+from smalti.schedules import cosine
+from smalti.views.canvas import Canvas, Regions
+from smalti.views.crops import Crop
+from smalti.views.finish import finish
+from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition
+from smalti.views.render_device import render
+
+BACKBONES = {
+    "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
+    "vit": BackboneConfig(
+        name="vit_tiny_patch16_224",
+        options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
+    ),
+    "swin": BackboneConfig(
+        name="swin_tiny_patch4_window7_224",
+        options={"embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 2, "drop_path_rate": 0.0},
+    ),
+}
+COMPOSED: dict[str, list[Composition]] = {
+    "two crops": [],
+    "multi-crop": [Crop(size=16, count=4, augmentation=PLAIN)],
+    "mosaic": [Mosaic(tile_size=16, tiles=4, max_shift=20, augmentation=PLAIN)],
+    "noise": [Mosaic(tile_size=16, tiles=4, max_shift=20, background="noise", augmentation=PLAIN)],
+    "two compositions": [
+        Mosaic(tile_size=32, tiles=1, max_shift=20, augmentation=PLAIN),
+        Crop(size=16, count=2, augmentation=PLAIN),
+    ],
+}
+STANDARD = Crop(size=32, augmentation=PLAIN)
+IMAGES = textured(6)
+HEAD = PrototypeHeadConfig(hidden=12, bottleneck=6, outputs=9)
+# In the second epoch of five: the prototypes learn, and tau_t is on its way.
+LATER = Progress(step=6, total_steps=25, steps_per_epoch=5)
+
+
+def make_canvases(composed: Sequence[Composition] = ()) -> list[Canvas]:
+    return [exact_canvas(view, IMAGES, view=number) for number, view in enumerate([STANDARD, STANDARD, *composed])]
+
+
+def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
+    """In float64, with weights large enough that outputs differ, a teacher of its own and a centre near its outputs."""
+    torch.manual_seed(0)
+    config = DINOConfig(**{"head": HEAD, "region_size": 3, "teacher_warmup_epochs": 2.0} | settings)
+    method = config.build(BACKBONES[backbone], NO_DATA).double()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+        mean = method.teacher_outputs(*make_canvases()).mean(dim=(0, 1))
+        method.centre.copy_(mean + 0.05 * torch.randn_like(mean))
+    return method
+
+
+def say(network: Network, canvas: Canvas) -> list[tuple[int, float, list[float]]]:
+    """Of every region: its image, its weight and the network's outputs, one region at a time."""
+    features = network.backbone(canvas.pixels)
+    scale = features.map.shape[-1] / canvas.pixels.shape[-1]
+    head = network.projector
+    found = []
+    for n, k in torch.cartesian_prod(*map(torch.arange, canvas.regions.source.shape)).tolist():
+        feature = features.pooled[n]
+        if not canvas.regions.whole:
+            box = canvas.regions.boxes[n, k].double()
+            cells = roi_align(features.map[n : n + 1], [box[None]], 3, scale, sampling_ratio=-1, aligned=True)
+            feature = cells[0].mean(dim=(1, 2))
+        z = head.layers(feature[None])[0]
+        outputs = [float(z @ w / z.norm() / w.norm()) for w in head.prototypes.weight]
+        found.append((int(canvas.regions.source[n, k]), float(canvas.regions.weight[n, k]), outputs))
+    return found
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    total = sum(math.exp(value) for value in values)
+    return [math.exp(value) / total for value in values]
+
+
+def equation_3(method: DINO, canvases: Sequence[Canvas], tau_t: float) -> dict[str, float]:
+    """The published sum over (teacher view, other crop) over its number, of every image, and the mean over images."""
+    tau_s, centre = method.config.student_temperature, method.centre.tolist()
+    teacher: list[dict[int, list[float]]] = [{}, {}]
+    for view in (0, 1):
+        for image, _, outputs in say(method.teacher, canvases[view]):
+            teacher[view][image] = softmax([(g - c) / tau_t for g, c in zip(outputs, centre, strict=True)])  # P_t
+    student = [say(method.student, canvas) for canvas in canvases]
+
+    def mean_over_pairs(image: int, crops_of: Sequence[list[tuple[int, float, list[float]]]]) -> float:
+        total, pairs = 0.0, 0
+        for t in (0, 1):
+            for s, crops in enumerate(crops_of):
+                for source, weight, outputs in crops:
+                    if source == image and s != t:
+                        p_s = softmax([g / tau_s for g in outputs])
+                        total -= weight * sum(a * math.log(b) for a, b in zip(teacher[t][image], p_s, strict=True))
+                        pairs += 1
+        return total / pairs
+
+    every = [p_t for view in teacher for p_t in view.values()]
+    count = len(IMAGES)
+    return {
+        "loss": sum(mean_over_pairs(image, student) for image in range(count)) / count,
+        "standard": sum(mean_over_pairs(image, student[:2]) for image in range(count)) / count,
+        "entropy": -sum(sum(p * math.log(p) for p in p_t) for p_t in every) / len(every),
+    }
+
+
+@pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_loss_is_equation_3_over_its_number_of_pairs(backbone: str, composed: list[Composition]) -> None:
+    method = make_method(backbone)
+    canvases = make_canvases(composed)
+    with torch.no_grad():
+        expected = equation_3(method, canvases, tau_t=0.04 + 0.03 * 6 / 10)
+        loss, logs = method(canvases, LATER)
+    assert loss.dtype == torch.float64
+    assert float(loss) == pytest.approx(expected["loss"], abs=1e-6)
+    assert float(logs["loss_standard"]) == pytest.approx(expected["standard"], abs=1e-6)
+    assert float(logs["teacher_entropy"]) == pytest.approx(expected["entropy"], abs=1e-6)
+    assert float(logs["kl"]) == pytest.approx(expected["standard"] - expected["entropy"], abs=1e-6)
+    # Of each teacher view: one other standard view, and every region.
+    pairs = [1.0] + [canvas.regions.source.numel() / len(IMAGES) for canvas in canvases[2:]]
+    terms = [logs["loss_standard"], *(logs[f"loss_composed_{number}"] for number in range(len(composed)))]
+    whole = sum(count * float(term) for count, term in zip(pairs, terms, strict=True)) / sum(pairs)
+    assert whole == pytest.approx(expected["loss"], abs=1e-6)
+
+
+def test_several_images_on_a_whole_canvas_are_each_compared_with_their_own_targets() -> None:
+    method = make_method()
+    *standard, mixed = make_canvases([Crop(size=16, augmentation=PLAIN)])
+    own = torch.arange(len(IMAGES))
+    regions = Regions(
+        source=torch.stack([own, own.flip(0)], dim=1),
+        boxes=mixed.regions.boxes.expand(-1, 2, -1),
+        weight=torch.tensor([0.7, 0.3]).expand(len(IMAGES), 2),
+        whole=True,
+    )
+    canvases = [*standard, replace(mixed, regions=regions)]
+    with torch.no_grad():
+        expected = equation_3(method, canvases, tau_t=0.04 + 0.03 * 6 / 10)["loss"]
+        assert float(method(canvases, LATER).loss) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_loss_tells_one_images_targets_from_anothers(backbone: str) -> None:
+    method = make_method(backbone)
+    first, second, mosaic = make_canvases(COMPOSED["mosaic"])
+    dealt_wrongly = replace(mosaic, regions=replace(mosaic.regions, source=mosaic.regions.source.roll(1, dims=0)))
+    with torch.no_grad():
+        terms = [copy.deepcopy(method)([first, second, canvas], LATER).logs for canvas in (mosaic, dealt_wrongly)]
+    assert abs(terms[0]["loss_composed_0"] - terms[1]["loss_composed_0"]) > 1e-4
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("composed", ["two crops", "multi-crop", "mosaic"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_all_of_the_student_learns_and_none_of_the_teacher(backbone: str, composed: str, norm: bool) -> None:
+    method = make_method(backbone, head=replace(HEAD, norm=norm, norm_last=False))
+    method(make_canvases(COMPOSED[composed]), LATER).loss.backward()
+    for name, parameter in method.student.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+
+
+def test_a_region_out_of_sight_has_no_part_in_the_loss() -> None:
+    method = make_method()
+    *standard, mosaic = make_canvases([Mosaic(tile_size=16, tiles=4, max_shift=32, alpha=0.3, augmentation=PLAIN)])
+    hidden = mosaic.regions.weight == 0
+    assert hidden.any()
+    source = torch.where(hidden, mosaic.regions.source.roll(1), mosaic.regions.source)  # another image's targets
+    other = replace(mosaic, regions=replace(mosaic.regions, source=source))
+    losses = [copy.deepcopy(method)([*standard, canvas], LATER).loss.item() for canvas in (mosaic, other)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_the_centre_moves_towards_the_mean_of_both_teacher_views_after_the_loss(momentum: float) -> None:
+    method = make_method(centre_momentum=momentum)
+    before = method.centre.clone()
+    canvases = make_canvases(COMPOSED["mosaic"])
+    with torch.no_grad():
+        outputs = [outputs for canvas in canvases[:2] for _, _, outputs in say(method.teacher, canvas)]
+        logs = method(canvases, LATER).logs
+    mean = torch.tensor(outputs, dtype=torch.float64).mean(dim=0)
+    torch.testing.assert_close(method.centre, momentum * before + (1 - momentum) * mean, atol=1e-9, rtol=0)
+    assert float(logs["centre_norm"]) == pytest.approx(float(before.norm()), abs=1e-9)
+    assert not method.centre.requires_grad
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 29, 30, 99])
+def test_the_teachers_temperature_rises_along_a_line(step: int) -> None:
+    progress = Progress(step=step, total_steps=100, steps_per_epoch=10)
+    method = make_method(warmup_teacher_temperature=0.02, teacher_temperature=0.08, teacher_warmup_epochs=3.0)
+    assert method.teacher_temperature(progress) == pytest.approx(0.02 + 0.06 * min(step / 30, 1), abs=1e-12)
+    assert make_method(teacher_warmup_epochs=0.0).teacher_temperature(progress) == 0.07
+
+
+def test_the_teacher_follows_the_student_ever_more_slowly() -> None:
+    method = make_method(momentum=0.9)
+    for step in (0, 5, 24):
+        progress = replace(LATER, step=step)
+        (pair,) = method.momentum_pairs(progress)
+        assert pair == (method.student, method.teacher, cosine(0.9, 1.0, step / 25))
+    assert method.encoder() is method.teacher.backbone
+
+
+def test_a_new_method_starts_with_equal_networks_and_no_centre() -> None:
+    method = DINOConfig(head=HEAD).build(BACKBONES["vit"], NO_DATA)
+    for ours, theirs in zip(method.student.parameters(), method.teacher.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not method.centre.any()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_prototypes_turn_only_after_the_epochs_of_freezing(name: str) -> None:
+    method = make_method("vit", freeze_epochs=2)
+    canvases = make_canvases()
+    makers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    optimiser = makers[name](method.student.parameters(), lr=0.01, weight_decay=0.4)
+
+    def directions() -> Tensor:
+        return torch.nn.functional.normalize(method.student.projector.prototypes.weight.detach(), dim=1).clone()
+
+    start, layers = directions(), copy.deepcopy(method.student.projector.layers.state_dict())
+    for step in (0, 4, 5, 9):
+        optimiser.zero_grad()
+        method(canvases, replace(LATER, step=step)).loss.backward()
+        gradient = method.student.projector.prototypes.weight.grad
+        assert gradient is not None  # with none, processes would wait for it
+        assert not gradient.any()
+        optimiser.step()
+    torch.testing.assert_close(directions(), start, atol=1e-12, rtol=0)
+    assert not torch.equal(method.student.projector.layers[0].weight, layers["0.weight"])
+
+    optimiser.zero_grad()
+    method(canvases, replace(LATER, step=10)).loss.backward()
+    optimiser.step()
+    assert (directions() - start).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_student_drops_paths_and_the_teacher_does_not(backbone: str) -> None:
+    config = BACKBONES[backbone]
+    branches = {"zero_init_last": False} if backbone == "resnet" else {}
+    config = replace(config, options=config.options | branches | {"drop_path_rate": 0.9})
+    method = DINOConfig(head=HEAD).build(config, NO_DATA)
+    assert any(isinstance(module, DropPath) and module.drop_prob for module in method.student.modules())
+    canvas = exact_canvas(STANDARD, IMAGES)
+    canvas = replace(canvas, pixels=canvas.pixels.float())
+    with torch.no_grad():
+        assert torch.equal(method.teacher(canvas), method.teacher(canvas))
+        assert not torch.equal(method.student(canvas), method.student(canvas))
+
+
+def test_local_crops_of_96_px_beside_views_of_224() -> None:
+    options = {"depth": 1, "embed_dim": 12, "num_heads": 2}
+    method = DINOConfig(head=HEAD).build(BackboneConfig(name="vit_small_patch16_224", options=options), NO_DATA)
+    views = [Crop(), Crop(), Crop(size=96, count=2), Mosaic()]
+    images = textured(4)
+    canvases = [exact_canvas(view, images, view=number) for number, view in enumerate(views)]
+    loss = method([replace(canvas, pixels=canvas.pixels.float()) for canvas in canvases], LATER).loss
+    loss.backward()
+    assert loss.isfinite()
+    gradient = method.student.backbone.model.pos_embed.grad
+    assert gradient.any(dim=-1).all()  # of every place, though it is interpolated for the crops
+
+
+def test_the_state_dictionary_restores_everything() -> None:
+    method, other = make_method(), DINOConfig(head=HEAD, region_size=3, teacher_warmup_epochs=2.0)
+    canvases = make_canvases(COMPOSED["mosaic"])
+    with torch.no_grad():
+        method(canvases, LATER)  # moves the centre and running statistics
+    restored = other.build(BACKBONES["resnet"], NO_DATA).double()
+    restored.load_state_dict(method.state_dict())
+    steps = [each(canvases, LATER) for each in (method, restored)]
+    assert torch.equal(steps[0].loss, steps[1].loss)
+    assert torch.equal(method.centre, restored.centre)
+    assert "centre" in method.state_dict()
+
+
+def test_the_loss_keeps_its_precision_under_autocast() -> None:
+    method = make_method("vit").float()
+    canvases = [replace(canvas, pixels=canvas.pixels.float()) for canvas in make_canvases(COMPOSED["mosaic"])]
+    exact = copy.deepcopy(method)(canvases, LATER).loss.item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = method(canvases, LATER)
+    assert step.loss.dtype == torch.float32
+    assert method.centre.dtype == torch.float32
+    assert step.loss.item() == pytest.approx(exact, rel=0.05)
+
+
+def test_a_student_comes_to_say_what_its_teacher_says() -> None:
+    method = make_method("vit", centre_momentum=1.0)  # targets that stand still
+    canvases = make_canvases(COMPOSED["mosaic"])
+    optimiser = torch.optim.AdamW(method.student.parameters(), lr=0.003)
+    distances = []
+    for _ in range(15):
+        loss, logs = method(canvases, LATER)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        distances.append(float(logs["kl"]))
+    assert 0 <= distances[-1] < 0.7 * distances[0]
+
+
+@pytest.mark.parametrize("views", [[STANDARD], [STANDARD, Crop(count=2)], [Mosaic(), STANDARD], [STANDARD, Mosaic()]])
+def test_views_that_dino_cannot_learn_from_are_refused(views: list[Composition]) -> None:
+    with pytest.raises(UserError, match="two standard views"):
+        DINOConfig().check(views)
+
+
+@pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
+def test_any_further_composition_is_accepted(composed: list[Composition]) -> None:
+    DINOConfig().check([STANDARD, STANDARD, *composed])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"momentum": 1.1},
+        {"centre_momentum": -0.1},
+        {"student_temperature": 0},
+        {"teacher_temperature": 0},
+        {"warmup_teacher_temperature": -1},
+        {"teacher_warmup_epochs": -1},
+        {"freeze_epochs": -1},
+        {"region_size": 0},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        DINOConfig(**settings)
+
+
+VIEWS = (Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=10), Crop(size=16, count=2))
+
+
+def take_step() -> dict[str, Any]:
+    """Loss and gradients averaged over the processes, and the buffers that this process then holds."""
+    torch.manual_seed(0)
+    options = {"channels": [8, 8, 16, 16], "zero_init_last": False}
+    backbone = BackboneConfig(name="resnet18", stem="stride8", options=options)
+    method = DINOConfig(head=replace(HEAD, norm=True), region_size=3).build(backbone, NO_DATA).double()
+    dataset = ViewDataset(
+        ListSource(textured(24)),
+        VIEWS,
+        BatchOrder(num_images=24, batch_size=16, seed=1, block=4),
+        EIGHT_BIT,
+        executor="device",
+        rank=rank(),
+        world_size=world_size(),
+    )
+    batch = dataset[0]
+    assert batch.images is not None
+    images = batch.images.double() / 255
+    canvases = [
+        finish(view, plan, render(plan, images), UNCHANGED) for view, plan in zip(VIEWS, batch.plans, strict=True)
+    ]
+    loss = method(canvases, LATER).loss
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in method.student.named_parameters()}
+    return {
+        "loss": _mean(loss.detach()),
+        "gradients": {name: _mean(gradient) for name, gradient in gradients.items() if gradient is not None},
+        "buffers": dict(method.named_buffers()),
+    }
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor / world_size()
+
+
+def test_two_processes_take_the_step_of_one() -> None:
+    one = take_step()
+    assert one["buffers"]["centre"].any()
+    for each in run_in_processes(take_step, 2):
+        for result in ("loss", "gradients", "buffers"):
+            torch.testing.assert_close(each[result], one[result], atol=1e-9, rtol=1e-7)
