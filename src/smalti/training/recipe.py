@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 from smalti.errors import UserError
 from smalti.methods.byol import BYOLConfig
+from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
+from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
 from smalti.views.crops import Crop
+from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 
 
@@ -40,9 +43,9 @@ class Recipe:
     name: str
     source: str = ""
     published: str = ""
-    views: tuple[Crop | Mosaic, ...]
+    views: tuple[Crop | Mosaic | Montage, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: MoCoConfig | BYOLConfig = field(default_factory=MoCoConfig)
+    method: MoCoConfig | BYOLConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
