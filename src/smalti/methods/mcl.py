@@ -60,9 +60,7 @@ class MCLConfig:
         if not self.level_weights or min(self.level_weights) <= 0:
             raise UserError(f"level_weights {self.level_weights}", "one number above 0 a level", "use e.g. 0.5 0.5")
         if self.matching == "adjacent" and self.levels < 2:
-            raise UserError(
-                "matching of adjacent levels where there is one", "two or more", "use --method.matching same"
-            )
+            raise UserError("adjacent levels to match among one", "two or more", "use --method.matching same")
         if self.temperature <= 0:
             raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 1.0")
         if not 0 <= self.momentum <= 1:

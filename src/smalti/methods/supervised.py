@@ -65,6 +65,7 @@ class Supervised(Method):
 
     def __init__(self, config: SupervisedConfig, backbone: BackboneConfig, classes: int) -> None:
         super().__init__()
+        self.config = config
         head = ClassifierConfig(classes)
         self.network = (
             PyramidNetwork(backbone, head, config.levels, config.channels, config.region_size)
@@ -74,7 +75,7 @@ class Supervised(Method):
         synchronise_batch_norm(self.network)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
-        """Cross-entropy of every region with its image's label, the mean over the views; no class (below 0), no loss."""
+        """Cross-entropy of every region with its image's label, the mean over the views; one below 0 has no loss."""
         terms = []
         logs: dict[str, Tensor] = {}
         for number, canvas in enumerate(views):

@@ -25,7 +25,7 @@ def mcl() -> Recipe:
         source="MCL, section 4.1 and released configuration",
         published="COCO, Mask R-CNN R50-FPN, 1x: 42.5 AP box, 38.2 mask; 2x: 43.4, 39.1; RetinaNet, 1x: 39.1",
         views=_levels(224, 4, (_FIRST, _SECOND)),
-        method=MCLConfig(level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8)),
+        method=MCLConfig(),
         optimiser=OptimiserConfig(
             name="lars",
             base_lr=1.0,
@@ -74,13 +74,12 @@ def mcl_coco() -> Recipe:
 
 def mcl_without_fpn() -> Recipe:
     """The last map resized to every level, for detectors without a pyramid."""
-    base = mcl()
     return replace(
-        base,
+        mcl(),
         name="mcl_without_fpn",
         source="MCL, section 3.2",
         published="",
-        method=replace(base.method, fpn=False),
+        method=MCLConfig(fpn=False),
     )
 
 
@@ -131,7 +130,7 @@ def mcl_small() -> Recipe:
     return Recipe(
         name="mcl_small",
         source="our small version of mcl",
-        views=_levels(32, 3, (_SMALL, replace(_SMALL, solarise=0.2))),
+        views=_levels(32, 3, (_SMALL, _SMALL)),
         backbone=BackboneConfig(name="resnet18", stem="stride8"),
         method=MCLConfig(level_weights=(1 / 2, 1 / 4, 1 / 4), channels=128, hidden=512, dim=128, region_size=4),
         optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
