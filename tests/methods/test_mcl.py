@@ -210,6 +210,7 @@ def test_a_method_restored_from_its_state_takes_the_same_step() -> None:
         assert float(each(canvases, START).loss) == float(method(canvases, START).loss)
 
 
+@torch.no_grad()
 def test_under_autocast_the_loss_is_of_float32() -> None:
     method = make_method().float()
     canvases = [replace(canvas, pixels=canvas.pixels.float()) for canvas in make_canvases()]

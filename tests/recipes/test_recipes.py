@@ -26,7 +26,8 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
     assert recipe.source
     order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block)
     # The queue is the recipe's own choice of memory and says nothing on whether it builds.
-    module = make_module(replace(recipe, method=replace(recipe.method, queue=16)), EIGHT_BIT, order)
+    method = replace(recipe.method, queue=16) if hasattr(recipe.method, "queue") else recipe.method
+    module = make_module(replace(recipe, method=method), EIGHT_BIT, order, class_names=("ant", "bee"))
     module.configure_optimizers()
     assert module.method.encoder().config == recipe.backbone
 
