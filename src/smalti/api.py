@@ -103,7 +103,11 @@ def draw(
     if Path(path).suffix.lower() != ".png":
         raise UserError(f"picture {path}", "a file ending in .png", "give another name")
     statistics = statistics or measure(source)
-    order = BatchOrder(num_images=len(source), batch_size=min(8, len(source)), seed=recipe.seed)
+    # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
+    batch = recipe.micro_batch
+    block = BatchOrder(num_images=batch, batch_size=batch, seed=recipe.seed, block=recipe.block).deal_block
+    batch = min(block, len(source) // 8 * 8 or len(source))
+    order = BatchOrder(num_images=len(source), batch_size=batch, seed=recipe.seed, block=batch)
     dataset = ViewDataset(source, recipe.views, order, statistics)
     draw_views(dataset, recipe.views, Normalisation(statistics.mean, statistics.std), Path(path), step)
 

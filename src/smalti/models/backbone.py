@@ -81,8 +81,12 @@ class Backbone(nn.Module):
         return Features(self._as_map(features, images), self.model.forward_head(features, pre_logits=True))
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) -> the maps of every stage, finest first, each (N, C_p, h_p, w_p)."""
-        return self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
+        """(N, in_channels, H, W) -> the maps of every stage, finest first, each (N, C_p, h_p, w_p).
+
+        The last is that of `forward`, a final normalisation included.
+        """
+        features, maps = self.model.forward_intermediates(images, output_fmt="NCHW")
+        return [*maps[:-1], self._as_map(features, images)]
 
     def _as_map(self, features: Tensor, images: Tensor) -> Tensor:
         if features.ndim == 3:  # tokens (N, prefix + h * w, C)

@@ -1,0 +1,168 @@
+"""MCL: multi-level contrastive learning on montages, and on any other composition.
+
+Legend: B images on this process, W processes, N canvases, K regions on each, D embedding, S levels. View n is of side
+n % 2: the two sides of a level are two views of the same images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.distributed import gather, rank
+from smalti.errors import UserError
+from smalti.losses.info_nce import info_nce_among
+from smalti.losses.reduce import embedding_spread, weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.heads import mlp
+from smalti.models.momentum import MomentumPair, momentum_copy
+from smalti.models.pyramid import DenseHeadConfig, PyramidNetwork
+from smalti.schedules import cosine
+from smalti.views.canvas import Canvas
+from smalti.views.montage import check_levels, level_of
+from smalti.views.plan import Composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCLConfig:
+    """MCL's settings; the defaults are the released ones, for four levels.
+
+    Attributes:
+        level_weights: of the loss of each level of the views; so many levels must they have.
+        matching: the targets of a level's regions (Fig. 3): (a) those of the "largest" views, level 0; (b) of the
+            "same" level; (c) of the "adjacent" levels, the one above and the one below; (d) of "all".
+        temperature: tau.
+        momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        fpn: read levels from a feature pyramid network; else from the last map, resized to each.
+        channels: of the FPN and of the dense head.
+        hidden: width of the hidden layers of the projector and of the predictors.
+        dim: D, width of the embedding.
+        region_size: cells along a region; as many as a whole view has on the coarsest map.
+    """
+
+    level_weights: tuple[float, ...] = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
+    matching: Literal["largest", "same", "adjacent", "all"] = "largest"
+    temperature: float = 1.0
+    momentum: float = 0.99
+    fpn: bool = True
+    channels: int = 256
+    hidden: int = 2048
+    dim: int = 256
+    region_size: int = 7
+    scored: ClassVar[str] = "online"
+
+    def __post_init__(self) -> None:
+        if not self.level_weights or min(self.level_weights) <= 0:
+            raise UserError(f"level_weights {self.level_weights}", "one number above 0 a level", "use e.g. 0.5 0.5")
+        if self.matching == "adjacent" and self.levels < 2:
+            raise UserError("adjacent levels to match among one", "two or more", "use --method.matching same")
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 1.0")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.99")
+        for name in ("channels", "hidden", "dim", "region_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}", "1 or more", "give a larger one")
+
+    @property
+    def levels(self) -> int:
+        """S, of the views."""
+        return len(self.level_weights)
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that MCL cannot learn from."""
+        check_standard_views(views, "two standard views")
+        check_levels(views, self.levels)
+        sides = [sorted({level_of(view) for view in views[side::2]}) for side in (0, 1)]
+        if self.matching != "largest" and sides[0] != sides[1]:
+            raise UserError(
+                f"views of levels {sides[0]} on one side and {sides[1]} on the other",
+                f"every level on both for matching {self.matching!r}",
+                "give two views of every level, one after the other",
+            )
+
+    def matched(self, level: int) -> list[int]:
+        """The levels whose targets a region of `level` is compared with."""
+        if self.matching == "largest":
+            return [0]
+        if self.matching == "same":
+            return [level]
+        return [other for other in range(self.levels) if self.matching == "all" or abs(other - level) == 1]
+
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "MCL":
+        return MCL(self, backbone)
+
+
+class MCL(Method):
+    """Regions of every size find, among the images of the batch, what a slow copy of the network says of their own."""
+
+    def __init__(self, config: MCLConfig, backbone: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        head = DenseHeadConfig(channels=config.channels, hidden=config.hidden, dim=config.dim)
+        channels = config.channels if config.fpn else 0
+        self.online = PyramidNetwork(backbone, head, config.levels, channels, config.region_size)
+        self.target = momentum_copy(self.online)
+        self.predictors = nn.ModuleList(
+            mlp(config.dim, config.hidden, config.dim, norm=True) for _ in range(config.levels)
+        )
+        for module in (self.online, self.target, self.predictors):
+            synchronise_batch_norm(module)
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """Eq. 2, symmetric: every view against the other side's targets, times 2 tau and its level's weight.
+
+        Where a level is matched with several, the mean is taken over them; negatives are of the positive's level.
+        """
+        tau = self.config.temperature
+        targets = self.target_embeddings(views)
+        first = rank() * len(views[0].pixels)  # number of this process's first image
+        loss = torch.zeros((), device=views[0].pixels.device)
+        logs: dict[str, Tensor] = {}
+        for number, canvas in enumerate(views):
+            regions, other = canvas.regions, 1 - number % 2
+            u = F.normalize(self.predict(canvas), dim=-1)  # (N, K, D)
+            terms = []
+            for level in self.config.matched(regions.level):
+                v = targets[other, level]  # (W*B, D)
+                terms.append(info_nce_among(u.flatten(0, 1), v, first + regions.source.flatten(), v[:0], tau))
+            term = weighted_mean(torch.stack(terms).mean(dim=0), regions.weight)
+            loss = loss + 2 * tau * self.config.level_weights[regions.level] * term
+            name = f"loss_level_{regions.level}"
+            logs[name] = logs.get(name, 0) + term.detach()
+            logs.setdefault("z_std", embedding_spread(u))
+        return Step(loss, logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return [MomentumPair(self.online, self.target, cosine(self.config.momentum, 1.0, progress.fraction))]
+
+    def encoder(self) -> Backbone:
+        return self.online.backbone
+
+    def predict(self, canvas: Canvas) -> Tensor:
+        """Canvas -> (N, K, D), h(z) of the canvas's level."""
+        z = self.online(canvas)
+        return self.predictors[canvas.regions.level](z.flatten(0, 1)).view_as(z).to(z.dtype)
+
+    @torch.no_grad()
+    def target_embeddings(self, views: Sequence[Canvas]) -> dict[tuple[int, int], Tensor]:
+        """By side and level, (W*B, D) what the target says of the images of all processes, of length 1.
+
+        The first view of a side and level speaks for it. An image that it shows more than once has the mean of its
+        embeddings, so that it is one positive, and no negative of its own.
+        """
+        targets: dict[tuple[int, int], Tensor] = {}
+        levels = {0} if self.config.matching == "largest" else set(range(self.config.levels))
+        for number, canvas in enumerate(views):
+            side, level = number % 2, canvas.regions.level
+            if level not in levels or (side, level) in targets:
+                continue
+            z = F.normalize(self.target(canvas), dim=-1).flatten(0, 1)  # (N*K, D)
+            of_image = z.new_zeros(len(views[0].pixels), z.shape[1]).index_add(0, canvas.regions.source.flatten(), z)
+            targets[side, level] = gather(F.normalize(of_image, dim=-1))
+        return targets

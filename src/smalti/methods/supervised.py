@@ -1,0 +1,122 @@
+"""Supervised training on any composition; with montages, MCL's supervised variant (section 4.2).
+
+Legend: N canvases, K regions on each, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+from smalti.losses.reduce import weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step
+from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.momentum import MomentumPair
+from smalti.models.network import Network
+from smalti.models.pyramid import PyramidNetwork
+from smalti.views.canvas import Canvas
+from smalti.views.montage import check_levels
+from smalti.views.plan import Composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """Supervised training's settings; the defaults are those of a plain classifier.
+
+    Attributes:
+        fpn: read each view from its level of a feature pyramid network; else from the last map, as it is.
+        levels: of the FPN; so many levels must the views have.
+        channels: of the FPN.
+        region_size: cells along a region read from a map.
+    """
+
+    fpn: bool = False
+    levels: int = 1
+    channels: int = 256
+    region_size: int = 7
+    scored: ClassVar[str] = "classifier"
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "channels", "region_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}", "1 or more", "give a larger one")
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that cannot be classified."""
+        if not views:
+            raise UserError("no views", "one or more", "give the recipe e.g. a Crop")
+        if self.fpn:
+            check_levels(views, self.levels)
+
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "Supervised":
+        """The method, untrained; UserError for images without labels."""
+        if not data.class_names:
+            raise _without_labels()
+        return Supervised(self, backbone, len(data.class_names))
+
+
+class Supervised(Method):
+    """A network and one linear layer that names the class of the image in every region."""
+
+    def __init__(self, config: SupervisedConfig, backbone: BackboneConfig, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        head = ClassifierConfig(classes)
+        self.network = (
+            PyramidNetwork(backbone, head, config.levels, config.channels, config.region_size)
+            if config.fpn
+            else Network(backbone, head, config.region_size)
+        )
+        synchronise_batch_norm(self.network)
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """Cross-entropy of every region with its image's label, the mean over the views; one below 0 has no loss."""
+        terms = []
+        logs: dict[str, Tensor] = {}
+        for number, canvas in enumerate(views):
+            if canvas.regions.label is None:
+                raise _without_labels()
+            label = canvas.regions.label.flatten()  # (N*K,)
+            logits = self.network(canvas).flatten(0, 1)  # (N*K, classes)
+            losses = F.cross_entropy(logits, label.clamp(min=-1), ignore_index=-1, reduction="none")
+            terms.append(weighted_mean(losses, canvas.regions.weight))
+            logs[f"loss_view_{number}"] = terms[-1].detach()
+            logs.setdefault("accuracy", (logits.argmax(dim=1) == label).float().mean())
+        return Step(torch.stack(terms).mean(), logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return []
+
+    def encoder(self) -> Backbone:
+        return self.network.backbone
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A linear layer for so many classes."""
+
+    classes: int
+
+    def build(self, channels: int) -> nn.Module:
+        """For C channels: Features of N -> (N, classes)."""
+        return Classifier(channels, self.classes)
+
+
+class Classifier(nn.Module):
+    """One linear layer on the pooled feature."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(channels, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.layer(features.pooled)
+
+
+def _without_labels() -> UserError:
+    return UserError("images without labels", "a class for every image", "put each class in a sub-folder of its own")

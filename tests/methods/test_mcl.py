@@ -1,0 +1,305 @@
+"""MCL's step against Eq. 2 and Fig. 3, written as the sums that the paper prints; one and two processes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import EIGHT_BIT, NO_DATA, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from torch import Tensor
+
+from smalti.distributed import rank, world_size
+from smalti.errors import UserError
+from smalti.methods.mcl import MCL, MCLConfig
+from smalti.methods.method import Progress
+from smalti.models.backbone import BackboneConfig
+from smalti.models.pyramid import PyramidNetwork
+from smalti.views.canvas import Canvas
+from smalti.views.crops import Crop
+from smalti.views.finish import finish
+from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.montage import Montage
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition
+from smalti.views.render_device import render
+
+BACKBONES = {
+    "resnet": BackboneConfig(
+        name="resnet18",
+        stem="stride8",
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "zero_init_last": False},
+    ),
+    "vit": BackboneConfig(
+        name="vit_tiny_patch16_224",
+        options={"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
+    ),
+}
+WEIGHTS = (0.5, 0.3, 0.2)
+STANDARD = Crop(size=32, augmentation=PLAIN)
+MONTAGES: list[Composition] = [
+    STANDARD,
+    STANDARD,
+    Montage(size=32, level=1, augmentation=PLAIN),
+    Montage(size=32, level=1, augmentation=PLAIN),
+    Montage(size=32, level=2, repeats=2, augmentation=PLAIN),  # with 8 images a canvas shows each twice
+    Montage(size=32, level=2, repeats=2, augmentation=PLAIN),
+]
+COMPOSED: dict[str, list[Composition]] = {
+    "mosaic": [Mosaic(tile_size=16, max_shift=20, augmentation=PLAIN)],
+    "crops and mosaic": [
+        Crop(size=16, count=2, augmentation=PLAIN),
+        Mosaic(tile_size=16, max_shift=20, augmentation=PLAIN),
+    ],
+}
+MATCHINGS = ("largest", "same", "adjacent", "all")
+IMAGES = textured(8)
+START = Progress(step=0, total_steps=10, steps_per_epoch=5)
+
+
+def make_canvases(views: Sequence[Composition] = MONTAGES) -> list[Canvas]:
+    return [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
+
+
+def make_method(backbone: str = "resnet", **settings: Any) -> MCL:
+    """In float64, with weights large enough that embeddings differ, and a target network of its own."""
+    torch.manual_seed(0)
+    small = {"level_weights": WEIGHTS, "channels": 8, "hidden": 16, "dim": 6, "region_size": 4, "temperature": 0.3}
+    method = MCLConfig(**{**small, "fpn": backbone != "vit", **settings}).build(BACKBONES[backbone], NO_DATA).double()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return method
+
+
+Region = tuple[int, float, Tensor]  # image, weight, embedding
+
+
+def regions_of(network: PyramidNetwork, canvas: Canvas, predictor: Any = None) -> list[Region]:
+    z = network(canvas).flatten(0, 1)
+    z = z if predictor is None else predictor(z)
+    sources, weights = canvas.regions.source.flatten().tolist(), canvas.regions.weight.flatten().tolist()
+    return [(*each, v / v.norm()) for *each, v in zip(sources, weights, z, strict=True)]
+
+
+def equation_2(tau: float, u: Tensor, image: int, targets: dict[int, Tensor]) -> float:
+    found = math.exp(float(u @ targets[image]) / tau)
+    others = sum(math.exp(float(u @ v) / tau) for other, v in targets.items() if other != image)
+    return -math.log(found / (found + others))
+
+
+def by_the_paper(method: MCL, canvases: list[Canvas]) -> float:
+    """Fig. 3 and Eq. 2: L_u for one side against the other's targets, and L_v for the other."""
+    config = method.config
+    levels = len(config.level_weights)
+    figure_3 = {
+        "largest": {level: [0] for level in range(levels)},
+        "same": {level: [level] for level in range(levels)},
+        "adjacent": {0: [1], 1: [0, 2], 2: [1]},
+        "all": {level: [0, 1, 2] for level in range(levels)},
+    }[config.matching]
+
+    def targets(side: int, level: int) -> dict[int, Tensor]:
+        canvas = next(canvas for canvas in canvases[side::2] if canvas.regions.level == level)
+        regions = regions_of(method.target, canvas)
+        found = {}
+        for image in range(len(IMAGES)):
+            mean = sum(v for source, _, v in regions if source == image)
+            found[image] = mean / mean.norm()
+        return found
+
+    loss = 0.0
+    for number, canvas in enumerate(canvases):
+        level = canvas.regions.level
+        regions = regions_of(method.online, canvas, method.predictors[level])
+        for matched in figure_3[level]:
+            v = targets(1 - number % 2, matched)
+            terms = [weight * equation_2(config.temperature, u, image, v) for image, weight, u in regions]
+            scale = 2 * config.temperature * config.level_weights[level] / len(figure_3[level])
+            loss += scale * sum(terms) / len(terms)
+    return loss
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_loss_is_equation_2(backbone: str, matching: Any) -> None:
+    method, canvases = make_method(backbone, matching=matching), make_canvases()
+    with torch.no_grad():
+        expected = by_the_paper(method, canvases)
+        step = method(canvases, START)
+    assert step.loss.dtype == torch.float64
+    assert float(step.loss) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
+def test_other_compositions_are_regions_of_level_0_of_their_side(composed: list[Composition]) -> None:
+    method, canvases = make_method(level_weights=(0.7,)), make_canvases([STANDARD, STANDARD, *composed])
+    with torch.no_grad():
+        expected = by_the_paper(method, canvases)
+        assert float(method(canvases, START).loss) == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_matchings_differ() -> None:
+    canvases = make_canvases()
+    losses = [round(float(make_method(matching=matching)(canvases, START).loss), 6) for matching in MATCHINGS]
+    assert len(set(losses)) == 4
+
+
+@torch.no_grad()
+def test_a_level_weighs_what_it_is_said_to() -> None:
+    canvases = make_canvases()
+    step = make_method()(canvases, START)
+    levels = [float(step.logs[f"loss_level_{level}"]) for level in range(3)]
+    assert float(step.loss) == pytest.approx(
+        2 * 0.3 * sum(w * loss for w, loss in zip(WEIGHTS, levels, strict=True)), abs=1e-9
+    )
+    assert 0 < step.logs["z_std"] < 1.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("matching", MATCHINGS)
+def test_the_sum_is_symmetric(matching: Any) -> None:
+    """Exchanging the sides changes nothing."""
+    method, canvases = make_method(matching=matching), make_canvases()
+    exchanged = [canvases[number ^ 1] for number in range(len(canvases))]
+    losses = [float(method(views, START).loss) for views in (canvases, exchanged)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+@torch.no_grad()
+def test_a_region_is_told_from_those_of_other_images() -> None:
+    method, canvases = make_method(), make_canvases()
+    dealt_wrongly = list(canvases)
+    regions = canvases[2].regions
+    dealt_wrongly[2] = replace(canvases[2], regions=replace(regions, source=(regions.source + 1) % 8))
+    terms = [method(views, START).logs["loss_level_1"] for views in (canvases, dealt_wrongly)]
+    assert abs(terms[0] - terms[1]) > 1e-4
+
+
+@pytest.mark.parametrize("matching", MATCHINGS)
+@pytest.mark.parametrize(("backbone", "fpn"), [("resnet", True), ("resnet", False), ("vit", False)])
+def test_all_that_is_online_learns_and_no_target_does(backbone: str, fpn: bool, matching: Any) -> None:
+    method = make_method(backbone, matching=matching, fpn=fpn)
+    method(make_canvases(), START).loss.backward()
+    for name, parameter in [*method.online.named_parameters(), *method.predictors.named_parameters()]:
+        assert parameter.grad is not None, name
+    for name, parameter in method.predictors.named_parameters():
+        assert parameter.grad.any(), name  # type: ignore[union-attr]
+    assert all(parameter.grad is None for parameter in method.target.parameters())
+
+
+def test_the_target_follows_with_a_rising_momentum() -> None:
+    method = make_method()
+    for step, momentum in ((0, 0.99), (5, 0.995), (10, 1.0)):
+        (pair,) = method.momentum_pairs(Progress(step=step, total_steps=10, steps_per_epoch=5))
+        assert (pair.online, pair.target) == (method.online, method.target)
+        assert pair.momentum == pytest.approx(momentum)
+    assert method.encoder() is method.online.backbone
+
+
+@torch.no_grad()
+def test_a_method_restored_from_its_state_takes_the_same_step() -> None:
+    method, canvases = make_method(), make_canvases()
+    method(canvases, START)
+    restored = make_method()
+    restored.load_state_dict(method.state_dict())
+    for each in (method.eval(), restored.eval()):
+        assert float(each(canvases, START).loss) == float(method(canvases, START).loss)
+
+
+@torch.no_grad()
+def test_under_autocast_the_loss_is_of_float32() -> None:
+    method = make_method().float()
+    canvases = [replace(canvas, pixels=canvas.pixels.float()) for canvas in make_canvases()]
+    exact = method(canvases, START).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = method(canvases, START).loss
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(float(exact), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("views", "settings", "said"),
+    [
+        ([STANDARD], {"level_weights": (1.0,)}, "two standard views"),
+        ([STANDARD, MONTAGES[2]], {"level_weights": (1.0, 1.0)}, "two standard views"),
+        (MONTAGES[:4], {}, "views of level 0, 1"),
+        (MONTAGES, {"level_weights": (0.5, 0.5)}, "views of level 0, 1, 2"),
+        ([*MONTAGES[:4], MONTAGES[4]], {"matching": "same"}, "every level on both"),
+    ],
+)
+def test_views_that_mcl_cannot_learn_from_are_refused(
+    views: list[Composition], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        MCLConfig(**{"level_weights": WEIGHTS, **settings}).check(views)
+
+
+def test_views_that_mcl_can_learn_from_are_accepted() -> None:
+    for matching in MATCHINGS:
+        MCLConfig(level_weights=WEIGHTS, matching=matching).check(MONTAGES)
+    MCLConfig(level_weights=WEIGHTS).check(MONTAGES[:5])  # the largest views are on both sides
+    for composed in COMPOSED.values():
+        MCLConfig(level_weights=(1.0,)).check([STANDARD, STANDARD, *composed])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"level_weights": ()},
+        {"level_weights": (0.5, 0.0)},
+        {"level_weights": (1.0,), "matching": "adjacent"},
+        {"temperature": 0},
+        {"momentum": 1.1},
+        {"channels": 0},
+        {"hidden": 0},
+        {"dim": 0},
+        {"region_size": 0},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        MCLConfig(**settings)
+
+
+def take_step() -> dict[str, Any]:
+    """Loss and gradients averaged over the processes, and running statistics."""
+    method = make_method(matching="all")
+    dataset = ViewDataset(
+        ListSource(textured(24)),
+        MONTAGES,
+        BatchOrder(num_images=24, batch_size=16, seed=1, block=8),
+        EIGHT_BIT,
+        executor="device",
+        rank=rank(),
+        world_size=world_size(),
+    )
+    batch = dataset[0]
+    assert batch.images is not None
+    images = batch.images.double() / 255
+    canvases = [
+        finish(view, plan, render(plan, images), UNCHANGED) for view, plan in zip(MONTAGES, batch.plans, strict=True)
+    ]
+    loss = method(canvases, Progress(step=3, total_steps=10, steps_per_epoch=5, seed=1)).loss
+    loss.backward()
+    return {
+        "loss": _mean(loss.detach()),
+        "gradients": {name: _mean(p.grad) for name, p in method.named_parameters() if p.grad is not None},
+        "buffers": dict(method.named_buffers()),
+    }
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor / world_size()
+
+
+def test_two_processes_take_the_step_of_one() -> None:
+    one, both = take_step(), run_in_processes(take_step, 2)
+    assert len(one["gradients"]) > 80
+    for each in both:
+        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)
