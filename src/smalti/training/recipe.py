@@ -11,6 +11,8 @@ from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
 from smalti.views.crops import Crop
+from smalti.views.erasing import Cutout, RandomErasing
+from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 
 
@@ -40,7 +42,7 @@ class Recipe:
     name: str
     source: str = ""
     published: str = ""
-    views: tuple[Crop | Mosaic, ...]
+    views: tuple[Crop | Mosaic | Mixture | UnMix | Cutout | RandomErasing, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: MoCoConfig | BYOLConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
