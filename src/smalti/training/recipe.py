@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from smalti.errors import UserError
 from smalti.methods.byol import BYOLConfig
+from smalti.methods.cmc import CMCConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
@@ -44,7 +45,7 @@ class Recipe:
     published: str = ""
     views: tuple[Crop | Mosaic | Mixture | UnMix | Cutout | RandomErasing, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: MoCoConfig | BYOLConfig = field(default_factory=MoCoConfig)
+    method: MoCoConfig | BYOLConfig | CMCConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
@@ -68,6 +69,12 @@ class Recipe:
                 f"a batch of {self.batch_size} in {self.accumulate} parts",
                 "a whole number of images a part",
                 "change --batch-size or --accumulate",
+            )
+        if self.backbone.split != "none" and not isinstance(self.method, CMCConfig):
+            raise UserError(
+                f"backbone.split {self.backbone.split!r} for {type(self.method).__name__}",
+                '"none": only CMC trains the halves against each other',
+                "leave --backbone.split out",
             )
         self.method.check(self.views)
 
