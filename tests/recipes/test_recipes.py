@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import tiny_teacher
 
 from smalti.errors import UserError
 from smalti.recipes import all_recipes, get_recipe
@@ -25,8 +27,10 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
     assert recipe.name == make.__name__
     assert recipe.source
     order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block)
-    # The queue is the recipe's own choice of memory and says nothing on whether it builds.
-    module = make_module(replace(recipe, method=replace(recipe.method, queue=16)), EIGHT_BIT, order)
+    # The queue is the recipe's own choice of memory and says nothing on whether it builds; a teacher is the user's.
+    smaller: dict[str, Any] = {"queue": 16, "teacher": tiny_teacher.__file__}
+    method = replace(recipe.method, **{name: smaller[name] for name in smaller if hasattr(recipe.method, name)})
+    module = make_module(replace(recipe, method=method), EIGHT_BIT, order, class_names=("cat", "dog"))
     module.configure_optimizers()
     assert module.method.encoder().config == recipe.backbone
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smalti.errors import UserError
+from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.moco import MoCoConfig
@@ -45,7 +46,7 @@ class Recipe:
     published: str = ""
     views: tuple[Crop | Mosaic | Mixture | UnMix | Cutout | RandomErasing, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: MoCoConfig | BYOLConfig | CMCConfig = field(default_factory=MoCoConfig)
+    method: MoCoConfig | BYOLConfig | CMCConfig | AffinityConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
