@@ -5,7 +5,7 @@ from typing import Any
 
 from smalti.errors import UserError
 from smalti.export.snippets import small_stem_lines
-from smalti.export.verify import ExportReport, write_verified
+from smalti.export.verify import ExportReport, check_not_split, write_verified
 from smalti.models.encoder import Encoder, write_weights
 
 
@@ -20,10 +20,11 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: the path ends otherwise.
+        UserError: the encoder splits colours, the path ends otherwise.
         RuntimeError: timm's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)
+    check_not_split(encoder)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}", "a file that ends in .safetensors", f"write to {path.with_suffix('.safetensors')}")
     return write_verified(

@@ -6,7 +6,7 @@ import torch
 
 from smalti.errors import UserError
 from smalti.export.snippets import small_stem_lines
-from smalti.export.verify import ExportReport, write_verified
+from smalti.export.verify import ExportReport, check_not_split, write_verified
 from smalti.models.encoder import Encoder
 
 # Architectures that both libraries build alike, under one name and with the same keys.
@@ -27,10 +27,11 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: torchvision has no such network, or the path ends otherwise.
+        UserError: the encoder splits colours, torchvision has no such network, or the path ends otherwise.
         RuntimeError: torchvision's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)
+    check_not_split(encoder)
     if path.suffix != ".pth":
         raise UserError(f"{path}", "a file that ends in .pth", f"write to {path.with_suffix('.pth')}")
     config = encoder.info.backbone

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.models.encoder import Encoder, installed_versions
 
@@ -29,6 +30,16 @@ class ExportReport:
     path: Path
     max_abs_difference: float
     snippet: str
+
+
+def check_not_split(encoder: Encoder) -> None:
+    """Raise UserError for an encoder of two networks, which other libraries have no name for."""
+    if encoder.info.backbone.split != "none":
+        raise UserError(
+            f"an encoder that splits colours ({encoder.info.backbone.split})",
+            "one network that takes RGB",
+            "use it through smalti.load_encoder, which converts the colours for both of its networks",
+        )
 
 
 def write_verified(

@@ -5,13 +5,14 @@ Legend: N canvases, C channels of the last map, h x w its size, P pyramid levels
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import timm
 from torch import Tensor, nn
 
 from smalti.errors import UserError
+from smalti.models.split import SplitModel
 
 # A 3x3 convolution in place of the 7x7 and its max-pool; the stride of the whole network shrinks 32 -> 8 or 16.
 SMALL_STEM_STRIDE = {"stride8": 1, "stride16": 2}
@@ -29,12 +30,15 @@ class BackboneConfig:
             max-pool; 32 px images give a 4 x 4 map); "stride16" the same with stride 2, for 48 to 96 px images.
         in_channels: channels of the images, 1 or more.
         options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
+        split: "none" is one network; "lab" and "ycbcr" are two of them side by side, one for the lightness and one for
+            the colour of RGB images, their features concatenated (CMC, which alone trains them).
     """
 
     name: str = "resnet50"
     stem: Literal["standard", "stride8", "stride16"] = "standard"
     in_channels: int = 3
     options: dict[str, Any] = field(default_factory=dict)
+    split: Literal["none", "lab", "ycbcr"] = "none"
 
 
 class Features(NamedTuple):
@@ -50,6 +54,8 @@ class Features(NamedTuple):
 
 class Backbone(nn.Module):
     """A timm model without its classifier; `self.model` is that model and nothing else, so weights travel.
+
+    Where the configuration splits colours, `self.model` is a `SplitModel` of two.
 
     Raises:
         UserError: for an unknown architecture, or options that it does not take.
@@ -99,6 +105,16 @@ class Backbone(nn.Module):
 
 
 def _create(config: BackboneConfig) -> Any:
+    if config.split == "none":
+        return _create_one(config)
+    if config.in_channels != 3:
+        raise UserError(
+            f"split {config.split!r} for {config.in_channels} channels", "RGB images", "use --backbone.split none"
+        )
+    return SplitModel(lambda channels: _create_one(replace(config, in_channels=channels)), config.split)
+
+
+def _create_one(config: BackboneConfig) -> Any:
     if not timm.is_model(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         raise UserError(

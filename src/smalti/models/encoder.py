@@ -106,6 +106,8 @@ class Encoder(nn.Module):
         self.info = info
         self.dim: int = backbone.dim
         scale, shift = _affine(info.pixels, backbone.config.in_channels)
+        if backbone.config.split != "none":
+            backbone.model.set_statistics(info.pixels.mean, info.pixels.std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smalti.errors import UserError
+from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
+from smalti.methods.cmc import CMCConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
@@ -14,6 +16,8 @@ from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
 from smalti.views.crops import Crop
+from smalti.views.erasing import Cutout, RandomErasing
+from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 
@@ -28,7 +32,7 @@ class Recipe:
         published: figure that its source reports, in words.
         views: compositions made of every batch; the first two are the standard views.
         backbone: the network to train.
-        method: MoCoConfig | BYOLConfig | DINOConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
+        method: MoCoConfig | AffinityConfig | BYOLConfig | CMCConfig | DINOConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
@@ -52,6 +56,12 @@ class Recipe:
                 f"a batch of {self.batch_size} in {self.accumulate} parts",
                 "a whole number of images a part",
                 "change --batch-size or --accumulate",
+            )
+        if self.backbone.split != "none" and not isinstance(self.method, CMCConfig):
+            raise UserError(
+                f"backbone.split {self.backbone.split!r} for {type(self.method).__name__}",
+                '"none": only CMC trains the halves against each other',
+                "leave --backbone.split out",
             )
         self.method.check(self.views)
 

@@ -1,0 +1,140 @@
+"""Affinity distillation of a small model from CLIP: Eq. 10 of MosRep (ICLR 2023) as it is printed.
+
+Images of a batch are compared with the texts and the images of all processes' batch. The student, which sees images
+alone, learns the teacher's similarities: with its embedding in place of the teacher's image embedding it should find
+the same texts, and in place of the teacher's text embedding the same images. The text of an image names its class. The
+denominators of the teacher's terms are printed without a temperature and read as those of a softmax; the temperatures
+are not given, and CLIP's own is the default.
+
+The teacher sees the first standard view. The student sees every canvas; each of its regions, in mosaics too, is
+compared with what the teacher says of the region's source image.
+
+Legend: B images on this process, W processes, N canvases, K regions on each, D width of the teacher's embeddings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.distributed import gather
+from smalti.errors import UserError
+from smalti.losses.affinity import affinity_loss
+from smalti.losses.reduce import embedding_spread, weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.heads import ProjectorConfig
+from smalti.models.momentum import MomentumPair
+from smalti.models.network import Network
+from smalti.models.teacher import Teacher, load_teacher
+from smalti.views.canvas import Canvas
+from smalti.views.finish import Normalisation
+from smalti.views.plan import Composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class AffinityConfig:
+    """Affinity distillation's settings.
+
+    Attributes:
+        teacher: "open_clip:ARCHITECTURE/WEIGHTS", or a Python file with a function `teacher()`, see
+            `smalti.models.teacher`.
+        template: of the text of a class, whose name stands for {}.
+        projector: from features to embeddings; its `dim` gives way to the teacher's.
+        student_temperature: tau_S.
+        teacher_temperature: tau_T.
+        region_size: cells along a region read from the map.
+    """
+
+    teacher: str = ""
+    template: str = "a photo of a {}"
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    student_temperature: float = 0.01
+    teacher_temperature: float = 0.01
+    region_size: int = 7
+    scored: ClassVar[str] = "student"
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.template:
+            raise UserError(f"template {self.template!r}", "{} in place of the class", 'use e.g. "a photo of a {}"')
+        for name in ("student_temperature", "teacher_temperature"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 0.01")
+        if self.region_size < 1:
+            raise UserError(f"region_size {self.region_size}", "1 or more", "give a larger one")
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError unless the first view is a standard one: it is what the teacher sees."""
+        if not (views and views[0].standard):
+            raise UserError(
+                f"views {', '.join(type(view).__name__ for view in views)}",
+                "first a standard view, one whole canvas an image",
+                "begin the recipe's views with a Crop(count=1)",
+            )
+
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "AffinityDistillation":
+        teacher = load_teacher(self.teacher)
+        if not data.class_names:
+            raise UserError("images without classes", "labelled ones: texts are made of their classes", "label them")
+        return AffinityDistillation(self, backbone, data, teacher)
+
+
+class AffinityDistillation(Method):
+    """A student whose embeddings take the place of a frozen teacher's."""
+
+    texts: Tensor
+
+    def __init__(self, config: AffinityConfig, backbone: BackboneConfig, data: DataInfo, teacher: Teacher) -> None:
+        super().__init__()
+        self.config = config
+        self._normalisation = data.normalisation
+        self._teacher = (teacher,)  # in a tuple, out of sight of the optimiser and of checkpoints
+        with torch.no_grad():
+            texts = teacher.encode_text([config.template.format(name) for name in data.class_names])
+        self.register_buffer("texts", F.normalize(texts.float().cpu(), dim=1), persistent=False)  # (classes, D)
+        projector = replace(config.projector, dim=texts.shape[1])
+        self.student = Network(backbone, projector, config.region_size)
+        synchronise_batch_norm(self.student)
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """Eq. 10 for every canvas, summed."""
+        standard = views[0]
+        if standard.regions.label is None:
+            raise UserError("images without labels", "labelled ones: texts are made of their classes", "label them")
+        image = self._encode_images(standard.pixels)  # (B, D)
+        text = self.texts[standard.regions.label[:, 0]]  # (B, D)
+        images, texts = gather(image), gather(text)  # (W*B, D), B' of Eq. 10
+        temperatures = self.config.student_temperature, self.config.teacher_temperature
+        terms, logs = [], {}
+        for number, canvas in enumerate(views):
+            z = F.normalize(self.student(canvas), dim=-1)  # (N, K, D)
+            source = canvas.regions.source.flatten()
+            to_texts = affinity_loss(z.flatten(0, 1), image[source], texts, *temperatures)
+            to_images = affinity_loss(z.flatten(0, 1), text[source], images, *temperatures)
+            terms.append(weighted_mean(to_texts + to_images, canvas.regions.weight))
+            logs[f"loss_view_{number}"] = terms[-1].detach()
+            if number == 0:
+                logs["z_std"] = embedding_spread(z)
+        return Step(torch.stack(terms).sum(), logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return []
+
+    def encoder(self) -> Backbone:
+        return self.student.backbone
+
+    @torch.no_grad()
+    def _encode_images(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) normalised pixels -> (B, D) of length 1, in the texts' type."""
+        teacher: Any = self._teacher[0]
+        if isinstance(teacher, nn.Module):
+            teacher.to(pixels.device)
+        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self._normalisation.mean, self._normalisation.std))
+        rgb = pixels * std + mean
+        if hasattr(teacher, "mean"):
+            rgb = Normalisation(teacher.mean, teacher.std)(rgb)
+        return F.normalize(teacher.encode_image(rgb).to(self.texts.dtype), dim=1)

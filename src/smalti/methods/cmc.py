@@ -1,0 +1,158 @@
+"""CMC (arXiv:1906.05849) on any composition: the lightness of an image must find its colour, and the reverse.
+
+As in image mixture's tables the loss is softmax cross-entropy with Q negatives. CMC's released code keeps a running
+embedding of every image of the data set in a memory bank; here, as in MoCo, a slow copy of the networks makes the keys
+and a queue for either half holds the negatives, so memory does not grow with the data. Lightness and colour of the
+first view are the queries, those of the second view the keys (CMC contrasts the halves of a single crop). Batch
+statistics are those of the whole batch: query and key of a pair come from different networks, and CMC does not shuffle.
+
+Legend: B images on this process, W processes, N canvases, K regions on each, D embedding, Q keys in a queue.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.distributed import gather, rank, world_size
+from smalti.errors import UserError
+from smalti.losses.info_nce import info_nce, info_nce_among
+from smalti.losses.reduce import embedding_spread, weighted_mean
+from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.heads import ProjectorConfig
+from smalti.models.momentum import MomentumPair, momentum_copy
+from smalti.models.network import Network
+from smalti.models.queue import Queue
+from smalti.views.canvas import Canvas
+from smalti.views.plan import Composition
+
+Halves = tuple[Tensor, Tensor]  # of lightness and of colour
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMCConfig:
+    """CMC's settings; the backbone's `split` says which colour space is split.
+
+    Attributes:
+        projector: from the features of either half to its embeddings.
+        momentum: m, what the key network keeps of itself at every step.
+        queue: Q, keys in the queue of either half.
+        temperature: tau.
+        region_size: cells along a region read from the map.
+    """
+
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    momentum: float = 0.999
+    queue: int = 16384
+    temperature: float = 0.07
+    region_size: int = 7
+    scored: ClassVar[str] = "query"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.999")
+        if self.temperature <= 0:
+            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 0.07")
+        if self.queue < 1 or self.region_size < 1:
+            raise UserError(f"queue {self.queue}, region_size {self.region_size}", "1 or more", "give larger ones")
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that CMC cannot learn from."""
+        check_standard_views(views, "a query and a key view")
+
+    def build(self, backbone: BackboneConfig, data: DataInfo) -> "CMC":
+        if backbone.split == "none":
+            raise UserError("backbone.split 'none'", "a split into lightness and colour", "add --backbone.split lab")
+        return CMC(self, backbone, data)
+
+
+class CMC(Method):
+    """Two query networks, one of either half, trained to find the key of the other half of the same image."""
+
+    def __init__(self, config: CMCConfig, backbone: BackboneConfig, data: DataInfo) -> None:
+        super().__init__()
+        self.config = config
+        self.query_network = Network(backbone, SplitProjectorConfig(config.projector), config.region_size)
+        self.query_network.backbone.model.set_statistics(data.normalisation.mean, data.normalisation.std)
+        self.key_network = momentum_copy(self.query_network)
+        self.lightness_queue = Queue(config.queue, config.projector.dim)
+        self.colour_queue = Queue(config.queue, config.projector.dim)
+        for network in (self.query_network, self.key_network):
+            synchronise_batch_norm(network)
+
+    def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
+        """Softmax cross-entropy of lightness against colour and of colour against lightness, summed over the views."""
+        query, key, *composed = views
+        keys = self._encode_keys(key)
+        z = embed(self.query_network, query)
+        loss = self._contrast(z, query, keys)
+        logs = {"loss_standard": loss.detach(), "z_std": torch.stack([embedding_spread(half) for half in z]).mean()}
+        for number, canvas in enumerate(composed):
+            # Negatives are the other keys of the batch too, as in MosRep's Eq. 9.
+            term = self._contrast(embed(self.query_network, canvas), canvas, keys, among=True)
+            logs[f"loss_composed_{number}"] = term.detach()
+            loss = loss + term
+        self.lightness_queue.enqueue(keys[0])
+        self.colour_queue.enqueue(keys[1])
+        return Step(loss, logs)
+
+    def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
+        return [MomentumPair(self.query_network, self.key_network, self.config.momentum)]
+
+    def encoder(self) -> Backbone:
+        return self.query_network.backbone
+
+    def _contrast(self, z: Halves, canvas: Canvas, keys: Halves, among: bool = False) -> Tensor:
+        """Both ways: z (N, K, D) of a half against the keys (W*B, D) of the other half and its queue."""
+        first = rank() * (len(keys[0]) // world_size())  # number of this process's first image
+        image, tau = first + canvas.regions.source.flatten(), self.config.temperature
+        ways = (z[0], keys[1], self.colour_queue), (z[1], keys[0], self.lightness_queue)
+        losses = []
+        for query, key, queue in ways:
+            query, negatives = query.flatten(0, 1), queue.keys.clone()
+            if among:
+                losses.append(info_nce_among(query, key, image, negatives, tau))
+            else:
+                losses.append(info_nce(query, key[image], negatives, tau))
+        return weighted_mean(losses[0] + losses[1], canvas.regions.weight)
+
+    @torch.no_grad()
+    def _encode_keys(self, canvas: Canvas) -> Halves:
+        """(W*B, D) keys of either half, in the order of the images of all processes."""
+        lightness, colour = embed(self.key_network, canvas)
+        return gather(lightness[:, 0]), gather(colour[:, 0])
+
+
+@dataclass(frozen=True)
+class SplitProjectorConfig:
+    """One projector for either half of the channels."""
+
+    half: ProjectorConfig
+
+    def build(self, channels: int) -> nn.Module:
+        return SplitProjector(self.half.build(channels // 2), self.half.build(channels // 2))
+
+
+class SplitProjector(nn.Module):
+    """Features of N, the channels of lightness before those of colour, -> (N, 2 * D)."""
+
+    def __init__(self, lightness: nn.Module, colour: nn.Module) -> None:
+        super().__init__()
+        self.lightness = lightness
+        self.colour = colour
+
+    def forward(self, features: Features) -> Tensor:
+        maps, pooled = features.map.chunk(2, dim=1), features.pooled.chunk(2, dim=1)
+        lightness, colour = (Features(*half) for half in zip(maps, pooled, strict=True))
+        return torch.cat([self.lightness(lightness), self.colour(colour)], dim=1)
+
+
+def embed(network: nn.Module, canvas: Canvas) -> Halves:
+    """Canvas -> (N, K, D) of either half, length 1."""
+    lightness, colour = network(canvas).chunk(2, dim=-1)
+    return F.normalize(lightness, dim=-1), F.normalize(colour, dim=-1)

@@ -1,0 +1,101 @@
+"""Teachers that know images and texts: CLIP by way of open_clip, or whatever a file of the user's returns.
+
+Legend: N images or texts, D width of the teacher's embeddings.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+
+
+class Teacher(Protocol):
+    """What a teacher has to be. One that is an `nn.Module` is frozen and moved to the images' device.
+
+    It may have `mean` and `std`, three numbers each: then it is given pixels standardised by them, else in [0, 1].
+    """
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, D), of any length."""
+        ...
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """N texts -> (N, D), of any length."""
+        ...
+
+
+def load_teacher(name: str) -> Teacher:
+    """A teacher by name.
+
+    Args:
+        name: "open_clip:ARCHITECTURE/WEIGHTS", as open_clip names them, e.g. "open_clip:ViT-B-32/openai"; or a Python
+            file with a function `teacher()` that returns one.
+
+    Raises:
+        UserError: no such file or function, unknown weights, or open_clip is not installed.
+    """
+    if not name:
+        raise UserError("no teacher", "one to learn from", "give --method.teacher open_clip:ViT-B-32/openai, or a file")
+    kind, colon, rest = name.partition(":")
+    teacher: Any = _open_clip(rest) if colon and kind == "open_clip" else _from_file(Path(name))
+    if isinstance(teacher, nn.Module):
+        teacher.eval().requires_grad_(False)
+    return teacher
+
+
+class OpenClip(nn.Module):
+    """A model of open_clip as a teacher; images are resized to the size that it was trained on."""
+
+    def __init__(self, architecture: str, weights: str) -> None:
+        super().__init__()
+        import open_clip
+
+        self.model = open_clip.create_model(architecture, pretrained=weights)
+        self.tokenizer = open_clip.get_tokenizer(architecture)
+        self.mean = tuple(getattr(self.model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+        self.std = tuple(getattr(self.model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        size = self.model.visual.image_size
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        if pixels.shape[-2:] != size:
+            pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True)
+        return self.model.encode_image(pixels)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        device = next(self.parameters()).device
+        return self.model.encode_text(self.tokenizer(texts).to(device))
+
+
+def _open_clip(name: str) -> Teacher:
+    if importlib.util.find_spec("open_clip") is None:
+        raise UserError(f"teacher open_clip:{name} without open_clip", "the package", "pip install 'smalti[clip]'")
+    architecture, _, weights = name.partition("/")
+    try:
+        return OpenClip(architecture, weights)
+    except Exception as error:  # downloads and unknown names fail in many ways; all mean the same here
+        raise UserError(
+            f"teacher open_clip:{name} ({type(error).__name__}: {error})",
+            "an architecture and weights that open_clip has, e.g. open_clip:ViT-B-32/openai",
+            "see open_clip.list_pretrained()",
+        ) from error
+
+
+def _from_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("smalti_user_teacher", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"teacher {path}", 'a Python file, or "open_clip:ARCHITECTURE/WEIGHTS"', "check the path")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.teacher()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{type(error).__name__} in {path}: {error}", "def teacher() that returns a teacher", "mend the file"
+        ) from error

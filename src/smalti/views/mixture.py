@@ -1,0 +1,240 @@
+"""Image mixture (Shen et al. 2020, arXiv:2003.05438), and Un-Mix, its later version with two targets (AAAI 2022).
+
+Every image's own crop is rendered once; `apply` then blends the finished canvases of a block with one another, and
+pastes boxes of one onto another.
+
+Legend: N canvases, one an image, n images in a blend, m boxes on a canvas, L side of a canvas, b images in a block.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from smalti.errors import UserError
+from smalti.views.altered import AlteredCrop, inside
+from smalti.views.canvas import Canvas
+from smalti.views.draws import Draws
+from smalti.views.plan import Floats, Ints, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePlan(Plan):
+    """Crops, and how they are mixed: first they are blended, then boxes are pasted onto the blends.
+
+    Attributes:
+        layers: (N, n) canvases that are blended, the canvas itself last.
+        weights: (N, n) their parts in the blend, which add up to 1.
+        context: (N,) factor of the blend under the boxes.
+        pasted: (N, m) canvases out of which the boxes are cut.
+        boxes: (N, m, 4) xyxy, whole pixels, right and bottom exclusive, the last on top; empty for nothing pasted.
+    """
+
+    layers: Ints
+    weights: Floats
+    context: Floats
+    pasted: Ints
+    boxes: Ints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(AlteredCrop):
+    """One crop of every image, mixed with those of others: globally, by regions, or both; fit to be a standard view.
+
+    Global mixture blends n images one after the other, and the canvas's own image comes last, so that it dominates
+    (Eq. 3). Region mixture keeps the own image as the context, decays it, and pastes boxes of n - 1 others (Eq. 4, 5).
+    Where both happen the boxes are cut out of blends and pasted onto a blend, as in the released code. The positive
+    of a canvas is always its own image. Partners are different images of the same block. All mixtures of a batch draw
+    alike, so query and key of an image are mixed with the same images in the same way (released code).
+
+    The context decays towards 0 on normalised pixels, the mean colour, as in the released code, not towards black.
+
+    The defaults are the best of the paper's tables for MoCo; for CMC a global probability of 0.1 is better. The
+    released defaults are 2 images and a probability of 0.1 for both, drawn anew for every image mixed in, and decay 1.
+
+    Attributes:
+        global_probability: of a global mixture.
+        global_images: n of Eq. 3, 2 or more.
+        global_alpha: of Beta(alpha, alpha), from which every coefficient alpha_k of Eq. 3 is drawn.
+        region_probability: of a region mixture.
+        region_images: n of Eq. 4 and 5, 2 or more: the context and n - 1 boxes.
+        region_beta: of Beta(beta, beta), from which the part of the canvas that a CutMix box leaves free is drawn.
+        decay: lambda_Decay of Eq. 4, in [0, 1]; 1 for none.
+    """
+
+    global_probability: float = 0.5
+    global_images: int = 4
+    global_alpha: float = 1.0
+    region_probability: float = 0.1
+    region_images: int = 5
+    region_beta: float = 1.0
+    decay: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("global_probability", "region_probability", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}", "a number from 0 to 1", "give another")
+        for name in ("global_images", "region_images"):
+            if getattr(self, name) < 2:
+                raise UserError(f"{name} {getattr(self, name)}", "2 or more images to mix", "give a larger number")
+        for name in ("global_alpha", "region_beta"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 1.0")
+
+    def check_block(self, block: int) -> None:
+        _check_block(block, max(self.global_images, self.region_images))
+
+    def plan(self, sizes: Ints, draws: Draws) -> MixturePlan:
+        """One canvas an image: N = B, K = 1."""
+        self.check_block(draws.block)
+        alike = replace(draws, view=0)  # whichever the view, so that query and key are mixed alike
+        count, steps = len(sizes), self.global_images - 1
+        globally = alike.per_canvas("global", count)[:, 0] < self.global_probability
+        alpha = betaincinv(self.global_alpha, self.global_alpha, alike.per_canvas("alpha", count, steps))
+        partners = _partners(alike, "global partners", steps)
+        by_regions = alike.per_canvas("region", count)[:, 0] < self.region_probability
+        boxes = _draw_boxes(alike, self.region_images - 1, self.region_beta, self.size)
+        return MixturePlan(
+            **vars(self.plan_crops(sizes, draws)),
+            layers=np.column_stack([partners, np.arange(count)]),
+            weights=_iterate(np.where(globally[:, None], alpha, 1.0)),
+            context=np.where(by_regions, self.decay, 1.0),
+            pasted=_partners(alike, "region partners", self.region_images - 1),
+            boxes=np.where(by_regions[:, None, None], boxes, 0),
+        )
+
+    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
+        """Eq. 3, then Eq. 4 and 5."""
+        assert isinstance(plan, MixturePlan)
+        blended = blend(canvas.pixels, plan)
+        return replace(canvas, pixels=paste(blended, blended, plan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnMix(AlteredCrop):
+    """A view's own crops, each mixed with one other: two regions, both the whole canvas, weighted by their parts.
+
+    With parts lambda and 1 - lambda the weights are 2 lambda and 2 (1 - lambda), because losses are averaged over the
+    two regions: what comes out is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order). The loss of the unmixed
+    view beside it is that of the view itself.
+
+    Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box;
+    here every canvas draws its own.
+
+    Attributes:
+        of: position of the view whose very crops are mixed, of the same size, scale, ratio and augmentation.
+        global_probability: of blending the two; otherwise a box of the partner is pasted.
+        beta: of Beta(beta, beta), from which lambda is drawn.
+    """
+
+    of: int = 0
+    global_probability: float = 0.5
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.of < 0:
+            raise UserError(f"of {self.of}", "the position of a view, from 0", "use 0 for the query view")
+        if not 0 <= self.global_probability <= 1:
+            raise UserError(f"global_probability {self.global_probability}", "a number from 0 to 1", "use e.g. 0.5")
+        if self.beta <= 0:
+            raise UserError(f"beta {self.beta}", "a number above 0", "use e.g. 1.0")
+
+    @property
+    def standard(self) -> bool:
+        return False
+
+    def check_block(self, block: int) -> None:
+        _check_block(block, 2)
+
+    def plan(self, sizes: Ints, draws: Draws) -> MixturePlan:
+        """One canvas an image, N = B, with K = 2 regions: the image and its partner."""
+        self.check_block(draws.block)
+        crops = self.plan_crops(sizes, replace(draws, view=self.of))
+        count = len(sizes)
+        own = np.arange(count)
+        partner = own // draws.block * draws.block + draws.block - 1 - own % draws.block
+        globally = draws.per_canvas("global", count)[:, 0] < self.global_probability
+        drawn = betaincinv(self.beta, self.beta, draws.per_canvas("alpha", count)[:, 0])
+        boxes = np.where(globally[:, None, None], 0, _draw_boxes(draws, 1, self.beta, self.size))
+        kept = np.where(globally, drawn, 1.0)
+        part = np.where(globally, drawn, 1 - _areas(boxes)[:, 0] / self.size**2)  # lambda, what is seen of the own
+        regions = replace(
+            crops.regions,
+            source=torch.from_numpy(np.column_stack([own, partner])),
+            boxes=crops.regions.boxes.expand(-1, 2, -1),
+            weight=torch.from_numpy(2 * np.column_stack([part, 1 - part])).float(),
+        )
+        return MixturePlan(
+            **vars(crops) | {"regions": regions},
+            layers=np.column_stack([partner, own]),
+            weights=_iterate(kept[:, None]),
+            context=np.ones(count),
+            pasted=partner[:, None],
+            boxes=boxes,
+        )
+
+    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
+        """lambda * I_i + (1 - lambda) * I_partner, or a box of the partner's crop on I_i."""
+        assert isinstance(plan, MixturePlan)
+        return replace(canvas, pixels=paste(blend(canvas.pixels, plan), canvas.pixels, plan))
+
+
+def blend(pixels: Tensor, plan: MixturePlan) -> Tensor:
+    """(N, C, L, L) -> the same, each the sum of its layers by their weights."""
+    layers = torch.from_numpy(plan.layers).to(pixels.device)
+    weights = torch.from_numpy(plan.weights).to(pixels)[..., None, None, None]
+    blended = pixels * weights[:, -1]
+    for number in range(layers.shape[1] - 1):
+        blended = blended + pixels[layers[:, number]] * weights[:, number]
+    return blended
+
+
+def paste(onto: Tensor, out_of: Tensor, plan: MixturePlan) -> Tensor:
+    """Canvases (N, C, L, L), decayed, with the plan's boxes out of others (N, C, L, L)."""
+    mixed = onto * torch.from_numpy(plan.context).to(onto)[:, None, None, None]
+    for canvas, boxes in zip(plan.pasted.T, plan.boxes.swapaxes(0, 1), strict=True):
+        pieces = out_of[torch.from_numpy(canvas).to(onto.device)]
+        mixed = torch.where(inside(boxes, onto), pieces, mixed)
+    return mixed
+
+
+def _check_block(block: int, images: int) -> None:
+    if block < images:
+        raise UserError(
+            f"{block} images to mix {images} different ones from",
+            f"at least {images}",
+            "give a larger --batch-size or --block",
+        )
+
+
+def _partners(draws: Draws, field: str, count: int) -> Ints:
+    """(N, count) canvases of the same block, none twice nor the canvas itself."""
+    canvas = np.arange(len(draws.images))
+    order = draws.per_canvas(field, len(canvas), draws.block)
+    order[canvas, canvas % draws.block] = 2.0  # after all others
+    return (canvas // draws.block * draws.block)[:, None] + order.argsort(axis=1)[:, :count]
+
+
+def _iterate(alpha: Floats) -> Floats:
+    """Coefficients alpha_1 ... alpha_{n-1} (N, n - 1) of Eq. 3 -> (N, n) what each of the n images comes to."""
+    one = np.ones((len(alpha), 1))
+    later = np.cumprod(1 - alpha[:, ::-1], axis=1)[:, ::-1]  # beta_k * ... * beta_{n-1}
+    return np.hstack([one, alpha]) * np.hstack([later, one])
+
+
+def _draw_boxes(draws: Draws, count: int, beta: float, size: int) -> Ints:
+    """(N, count, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random centre, sides of L * sqrt(1 - lambda)."""
+    canvases = len(draws.images)
+    free = betaincinv(beta, beta, draws.per_canvas("free", canvases, count))  # lambda
+    half = np.floor(size * np.sqrt(1 - free)).astype(np.int64) // 2
+    centre = np.floor(size * np.stack([draws.per_canvas(f"box {axis}", canvases, count) for axis in "xy"], axis=-1))
+    centre = centre.astype(np.int64)
+    return np.concatenate([centre - half[..., None], centre + half[..., None]], axis=-1).clip(0, size)
+
+
+def _areas(boxes: Ints) -> Ints:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,283 @@
+"""Affinity distillation against Eq. 10 as the paper prints it, written out as sums."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny_teacher
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from helpers import EIGHT_BIT, PLAIN, ListSource, exact_canvas, run_in_processes, textured
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from smalti.distributed import rank, world_size
+from smalti.errors import UserError
+from smalti.losses.affinity import affinity_loss
+from smalti.methods.affinity import AffinityConfig, AffinityDistillation
+from smalti.methods.method import DataInfo, Progress
+from smalti.models.backbone import BackboneConfig
+from smalti.models.heads import ProjectorConfig
+from smalti.models.teacher import load_teacher
+from smalti.views.canvas import Canvas
+from smalti.views.crops import Crop
+from smalti.views.finish import Normalisation, finish
+from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.mixture import UnMix
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition
+from smalti.views.render_device import render
+
+BACKBONE = BackboneConfig(
+    name="resnet18",
+    stem="stride8",
+    options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
+)
+TEACHER = tiny_teacher.__file__
+NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+DATA = DataInfo(NORMALISATION, ("cat", "dog", "fork"))
+LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2, 1])
+STANDARD = Crop(size=32, augmentation=PLAIN)
+COMPOSED: dict[str, list[Composition]] = {
+    "one view": [STANDARD],
+    "two crops": [STANDARD, STANDARD],
+    "multi-crop": [STANDARD, STANDARD, Crop(size=16, count=2, augmentation=PLAIN)],
+    "mosaic": [STANDARD, STANDARD, Mosaic(tile_size=16, max_shift=20, augmentation=PLAIN)],
+    "unmix": [STANDARD, STANDARD, UnMix(size=32, augmentation=PLAIN)],
+}
+IMAGES = textured(8)
+START = Progress(step=0, total_steps=10, steps_per_epoch=5)
+
+
+def make_canvases(views: Sequence[Composition]) -> list[Canvas]:
+    canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
+    return [Canvas(pixels=NORMALISATION(canvas.pixels), regions=canvas.regions.labelled(LABELS)) for canvas in canvases]
+
+
+def make_method(projector: str = "mlp", **settings: Any) -> AffinityDistillation:
+    torch.manual_seed(0)
+    settings = {"student_temperature": 0.2, "teacher_temperature": 0.1, "region_size": 3} | settings
+    config = AffinityConfig(teacher=TEACHER, projector=ProjectorConfig(kind=projector, dim=99), **settings)
+    method = config.build(BACKBONE, DATA).double()
+    method.texts = F.normalize(tiny_teacher.teacher().encode_text(["a photo of a " + n for n in DATA.class_names]))
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return method
+
+
+def softmax(values: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in values)
+    return [math.exp(value) / total for value in values]
+
+
+def cross_entropy(s: Tensor, t: Tensor, columns: Tensor, student: float, teacher: float) -> float:
+    """One row of one of the two sums of Eq. 10."""
+    target = softmax([float(t @ c) / teacher for c in columns])
+    found = softmax([float(s @ c) / student for c in columns])
+    return -sum(p * math.log(q) for p, q in zip(target, found, strict=True))
+
+
+def equation_10(method: AffinityDistillation, canvases: Sequence[Canvas]) -> float:
+    clip = tiny_teacher.teacher()
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (clip.mean, clip.std))
+    rgb = exact_canvas(STANDARD, IMAGES).pixels
+    images = F.normalize(clip.encode_image((rgb - mean) / std))
+    texts = F.normalize(clip.encode_text([f"a photo of a {DATA.class_names[label]}" for label in LABELS]))
+    taus = method.config.student_temperature, method.config.teacher_temperature
+    loss = 0.0
+    for canvas in canvases:
+        z = F.normalize(method.student(canvas), dim=-1)
+        for n, k in torch.cartesian_prod(*map(torch.arange, canvas.regions.source.shape)).tolist():
+            j = int(canvas.regions.source[n, k])
+            row = cross_entropy(z[n, k], images[j], texts, *taus) + cross_entropy(z[n, k], texts[j], images, *taus)
+            loss += float(canvas.regions.weight[n, k]) * row / canvas.regions.source.numel()
+    return loss
+
+
+@pytest.mark.parametrize("views", COMPOSED.values(), ids=COMPOSED)
+def test_the_loss_is_equation_10(views: list[Composition]) -> None:
+    method, canvases = make_method(), make_canvases(views)
+    with torch.no_grad():
+        expected = equation_10(method, canvases)
+        step = method(canvases, START)
+    assert step.loss.dtype == torch.float64
+    assert float(step.loss) == pytest.approx(expected, abs=1e-6)
+    assert set(step.logs) == {"z_std", *(f"loss_view_{number}" for number in range(len(views)))}
+
+
+UNIT = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 4), st.integers(0, 1000))
+
+
+@given(UNIT, st.floats(0.05, 2), st.floats(0.05, 2))
+def test_the_affinity_loss_is_a_cross_entropy(shape: tuple[int, ...], student: float, teacher: float) -> None:
+    rows, count, dim, seed = shape
+    torch.manual_seed(seed)
+    s, t, columns = (F.normalize(torch.randn(n, dim, dtype=torch.float64)) for n in (rows, rows, count))
+    expected = [cross_entropy(a, b, columns, student, teacher) for a, b in zip(s, t, strict=True)]
+    assert affinity_loss(s, t, columns, student, teacher).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradients_reach_the_student_alone() -> None:
+    torch.manual_seed(0)
+    s, t, columns = (F.normalize(torch.randn(4, 3, dtype=torch.float64)).requires_grad_() for _ in range(3))
+    assert torch.autograd.gradcheck(lambda x: affinity_loss(x, t.detach(), columns.detach(), 0.2, 0.1), (s,))
+    affinity_loss(s, t, columns, 0.2, 0.1).sum().backward()
+    assert s.grad is not None
+    assert t.grad is None
+    assert columns.grad is None
+
+
+def test_autocast_does_not_round_similarities() -> None:
+    torch.manual_seed(0)
+    s, t, columns = (F.normalize(torch.randn(5, 16), dim=1) for _ in range(3))
+    expected = affinity_loss(s, t, columns, 0.01, 0.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(affinity_loss(s, t, columns, 0.01, 0.01), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("projector", ["mlp", "conv"])
+def test_all_of_the_student_learns_and_none_of_the_teacher(projector: str) -> None:
+    method = make_method(projector)
+    method(make_canvases(COMPOSED["mosaic"]), START).loss.backward()
+    for name, parameter in method.named_parameters():
+        assert name.startswith("student.")
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    assert all(parameter.grad is None for parameter in method._teacher[0].parameters())
+
+
+def test_the_teacher_is_no_part_of_what_is_saved() -> None:
+    method = make_method()
+    assert all(key.startswith("student.") for key in method.state_dict())
+    other = make_method(region_size=3)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+        other.load_state_dict(method.state_dict())
+        canvases = make_canvases(COMPOSED["mosaic"])
+        assert torch.equal(other(canvases, START).loss, method(canvases, START).loss)
+    assert method.momentum_pairs(START) == []
+    assert method.encoder() is method.student.backbone
+
+
+def test_the_loss_tells_one_images_class_and_content_from_anothers() -> None:
+    method, (first, second) = make_method(), make_canvases(COMPOSED["two crops"])
+    with torch.no_grad():
+        loss = method([first, second], START).loss
+        relabelled = replace(first, regions=first.regions.labelled(LABELS.roll(1)))
+        shuffled = replace(second, regions=replace(second.regions, source=second.regions.source.roll(1, dims=0)))
+        for views in ([relabelled, second], [first, shuffled]):
+            assert abs(float(method(views, START).loss - loss)) > 1e-4
+
+
+def test_images_without_classes_are_refused() -> None:
+    with pytest.raises(UserError, match="without classes"):
+        AffinityConfig(teacher=TEACHER).build(BACKBONE, DataInfo(NORMALISATION))
+    (canvas,) = make_canvases([STANDARD])
+    with pytest.raises(UserError, match="without labels"):
+        make_method()([replace(canvas, regions=replace(canvas.regions, label=None))], START)
+
+
+def test_a_teacher_must_be_given_and_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no teacher"):
+        AffinityConfig().build(BACKBONE, DATA)
+    with pytest.raises(UserError, match="check the path"):
+        load_teacher(str(tmp_path / "absent.py"))
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UserError, match="def teacher"):
+        load_teacher(str(tmp_path / "empty.py"))
+
+
+def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"smalti\[clip\]"):
+        load_teacher("open_clip:ViT-B-32/openai")
+
+
+class FakeClip(torch.nn.Module):
+    """What open_clip's models have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = SimpleNamespace(image_size=(8, 8), image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6))
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        assert pixels.shape[-2:] == (8, 8)
+        return pixels.mean(dim=(2, 3)) * self.weight
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return tokens.float() * self.weight
+
+
+def test_open_clips_models_are_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = ModuleType("open_clip")
+    asked = []
+    fake.create_model = lambda name, pretrained: asked.append((name, pretrained)) or FakeClip()
+    fake.get_tokenizer = lambda name: lambda texts: torch.tensor([[len(text), 1, 2] for text in texts])
+    monkeypatch.setitem(sys.modules, "open_clip", fake)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    teacher: Any = load_teacher("open_clip:ViT-B-32/laion2b")
+    assert asked == [("ViT-B-32", "laion2b")]
+    assert (teacher.mean, teacher.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    pixels = torch.ones(2, 3, 32, 32) * torch.tensor([0.1, 0.5, 0.9])[:, None, None]
+    torch.testing.assert_close(teacher.encode_image(pixels), torch.tensor([[0.1, 0.5, 0.9]] * 2), atol=1e-5, rtol=0)
+    assert teacher.encode_text(["cat", "horse"]).tolist() == [[3, 1, 2], [5, 1, 2]]
+
+
+def test_the_first_view_must_be_a_standard_one() -> None:
+    for views in ([], [Mosaic(), STANDARD], [Crop(count=2)]):
+        with pytest.raises(UserError, match="first a standard view"):
+            AffinityConfig().check(views)
+    AffinityConfig().check([STANDARD])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"template": "cat"}, {"student_temperature": 0}, {"teacher_temperature": -1}, {"region_size": 0}]
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        AffinityConfig(**settings)
+
+
+def take_step() -> dict[str, Any]:
+    """Loss and gradients averaged over the processes."""
+    method, views = make_method(), (Crop(size=16), Crop(size=16), Mosaic(tile_size=8, max_shift=5))
+    order = BatchOrder(num_images=16, batch_size=8, seed=1, block=4)
+    source = ListSource(textured(16))
+    source.labels = torch.arange(16).remainder(3).numpy()
+    dataset = ViewDataset(source, views, order, EIGHT_BIT, executor="device", rank=rank(), world_size=world_size())
+    batch = dataset[0]
+    assert batch.images is not None
+    assert batch.labels is not None
+    images = batch.images.double() / 255
+    canvases = [
+        finish(view, plan, render(plan, images), NORMALISATION) for view, plan in zip(views, batch.plans, strict=True)
+    ]
+    canvases = [replace(canvas, regions=canvas.regions.labelled(batch.labels)) for canvas in canvases]
+    loss = method(canvases, START).loss
+    loss.backward()
+    gradients = {name: _mean(parameter.grad) for name, parameter in method.named_parameters()}
+    return {"loss": _mean(loss.detach()), "gradients": gradients}
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor / world_size()
+
+
+def test_two_processes_take_the_step_of_one() -> None:
+    one = take_step()
+    for each in run_in_processes(take_step, 2):
+        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)

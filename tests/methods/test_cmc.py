@@ -1,0 +1,233 @@
+"""CMC's step against softmax cross-entropy between the halves, written out one region and one key at a time."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import EIGHT_BIT, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from smalti.distributed import rank, world_size
+from smalti.errors import UserError
+from smalti.methods.cmc import CMC, CMCConfig
+from smalti.methods.method import DataInfo, Progress
+from smalti.models.backbone import BackboneConfig
+from smalti.models.colour_spaces import scaled_lab
+from smalti.models.heads import ProjectorConfig
+from smalti.models.network import Network
+from smalti.views.canvas import Canvas
+from smalti.views.crops import Crop
+from smalti.views.finish import Normalisation, finish
+from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.mixture import Mixture, UnMix
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition
+from smalti.views.render_device import render
+
+BACKBONE = BackboneConfig(
+    name="resnet18",
+    stem="stride8",
+    split="lab",
+    options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
+)
+STANDARD = Crop(size=32, augmentation=PLAIN)
+MIXED = Mixture(size=32, region_probability=0.5, augmentation=PLAIN)
+COMPOSED: dict[str, list[Composition]] = {
+    "two crops": [],
+    "multi-crop": [Crop(size=16, count=2, augmentation=PLAIN)],
+    "mosaic": [Mosaic(tile_size=16, tiles=4, max_shift=20, augmentation=PLAIN)],
+    "unmix": [UnMix(size=32, augmentation=PLAIN)],
+    "two compositions": [Mosaic(tile_size=16, max_shift=20), UnMix(size=32)],
+}
+IMAGES = textured(8)
+START = Progress(step=0, total_steps=10, steps_per_epoch=5)
+NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def make_canvases(composed: Sequence[Composition] = (), standard: Composition = STANDARD) -> list[Canvas]:
+    views = [standard, standard, *composed]
+    canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
+    return [Canvas(pixels=NORMALISATION(canvas.pixels), regions=canvas.regions) for canvas in canvases]
+
+
+def make_method(projector: str = "mlp", **settings: Any) -> CMC:
+    torch.manual_seed(0)
+    config = CMCConfig(
+        **{"projector": ProjectorConfig(kind=projector, dim=16), "queue": 24, "region_size": 3} | settings
+    )
+    method = config.build(BACKBONE, DataInfo(NORMALISATION)).double()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return method
+
+
+def embed(network: Network, canvas: Canvas, half: str) -> list[tuple[int, float, Tensor]]:
+    """Of every region: its image, its weight and the embedding of one half."""
+    mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in vars(NORMALISATION).values())
+    space = scaled_lab((canvas.pixels * std + mean).clamp(0, 1))
+    channels = space[:, :1] if half == "lightness" else space[:, 1:]
+    maps = getattr(network.backbone.model, half).forward_features(channels)
+    projector = getattr(network.projector, half).layers
+    found = []
+    for n, k in torch.cartesian_prod(*map(torch.arange, canvas.regions.source.shape)).tolist():
+        feature = maps[n].mean(dim=(1, 2))
+        if not canvas.regions.whole:
+            box = canvas.regions.boxes[n, k].double()
+            scale = maps.shape[-1] / canvas.pixels.shape[-1]
+            cells = roi_align(maps[n : n + 1], [box[None]], 3, scale, sampling_ratio=-1, aligned=True)
+            feature = cells[0].mean(dim=(1, 2))
+        z = projector(feature[None])[0]
+        found.append((int(canvas.regions.source[n, k]), float(canvas.regions.weight[n, k]), z / z.norm()))
+    return found
+
+
+def expected_loss(method: CMC, query: Canvas, key: Canvas, composed: Sequence[Canvas]) -> float:
+    tau = method.config.temperature
+    loss = 0.0
+    for half, other in (("lightness", "colour"), ("colour", "lightness")):
+        negatives = getattr(method, f"{other}_queue").keys
+        keys = {image: z for image, _, z in embed(method.key_network, key, other)}
+        for number, canvas in enumerate([query, *composed]):
+            regions = embed(method.query_network, canvas, half)
+            for image, weight, z in regions:
+                others = [k for i, k in keys.items() if i != image] if number else []
+                below = sum(math.exp(float(z @ n) / tau) for n in [keys[image], *others, *negatives])
+                loss -= weight * math.log(math.exp(float(z @ keys[image]) / tau) / below) / len(regions)
+    return loss
+
+
+@pytest.mark.parametrize("standard", [STANDARD, MIXED], ids=["crop", "mixture"])
+@pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
+def test_the_loss_is_cross_entropy_between_the_halves(composed: list[Composition], standard: Composition) -> None:
+    method = make_method()
+    first, second, *rest = make_canvases(composed, standard)
+    with torch.no_grad():
+        expected = expected_loss(method, first, second, rest)
+        step = method([first, second, *rest], START)
+    assert step.loss.dtype == torch.float64
+    assert float(step.loss) == pytest.approx(expected, abs=1e-6)
+    assert len(step.logs) == 2 + len(composed)
+
+
+def test_the_loss_tells_one_images_key_from_anothers() -> None:
+    method = make_method()
+    first, second, mosaic = make_canvases(COMPOSED["mosaic"])
+    wrong = Canvas(pixels=second.pixels.roll(1, dims=0), regions=second.regions)
+    with torch.no_grad():
+        terms = [copy.deepcopy(method)([first, key, mosaic], START).logs for key in (second, wrong)]
+    for name in ("loss_standard", "loss_composed_0"):
+        assert abs(terms[0][name] - terms[1][name]) > 1e-4
+
+
+@pytest.mark.parametrize("projector", ["mlp", "conv"])
+def test_all_of_both_query_networks_learns_and_none_of_the_key_networks(projector: str) -> None:
+    method = make_method(projector)
+    method(make_canvases(COMPOSED["mosaic"]), START).loss.backward()
+    for name, parameter in method.query_network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    assert all(parameter.grad is None for parameter in method.key_network.parameters())
+
+
+def test_either_queue_afterwards_holds_the_keys_of_its_half() -> None:
+    method = make_method()
+    first, second = make_canvases()
+    with torch.no_grad():
+        method([first, second], START)
+        for half in ("lightness", "colour"):
+            keys = torch.stack([z for _, _, z in embed(method.key_network, second, half)])
+            held = getattr(method, f"{half}_queue").keys[: len(keys)]
+            torch.testing.assert_close(held, keys, atol=1e-7, rtol=0)
+
+
+def test_the_statistics_of_the_data_are_part_of_the_networks() -> None:
+    method = make_method()
+    for network in (method.query_network, method.key_network):
+        assert network.backbone.model.mean.flatten().tolist() == pytest.approx(NORMALISATION.mean)
+        assert network.backbone.model.std.flatten().tolist() == pytest.approx(NORMALISATION.std)
+
+
+def test_a_state_dict_restores_everything() -> None:
+    method = make_method()
+    with torch.no_grad():
+        method(make_canvases(), START)
+    other = CMCConfig(projector=ProjectorConfig(dim=16), queue=24, region_size=3)
+    other = other.build(BACKBONE, DataInfo(UNCHANGED)).double()
+    other.load_state_dict(method.state_dict())
+    canvases = make_canvases(COMPOSED["mosaic"])
+    with torch.no_grad():
+        assert torch.equal(other(canvases, START).loss, method(canvases, START).loss)
+
+
+def test_the_loss_keeps_32_bits_under_autocast() -> None:
+    method = make_method(temperature=0.01).float()
+    canvases = [Canvas(pixels=canvas.pixels.float(), regions=canvas.regions) for canvas in make_canvases()]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert method(canvases, START).loss.dtype == torch.float32
+
+
+def test_the_key_network_follows_the_query_network() -> None:
+    method = make_method(momentum=0.97)
+    (pair,) = method.momentum_pairs(START)
+    assert pair == (method.query_network, method.key_network, 0.97)
+    assert method.encoder() is method.query_network.backbone
+
+
+def test_a_backbone_that_splits_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="lightness and colour"):
+        CMCConfig().build(BackboneConfig(name="resnet18"), DataInfo(UNCHANGED))
+
+
+@pytest.mark.parametrize("views", [[STANDARD], [STANDARD, Mosaic()], [UnMix(), STANDARD]])
+def test_views_that_cmc_cannot_learn_from_are_refused(views: list[Composition]) -> None:
+    with pytest.raises(UserError, match="query and a key"):
+        CMCConfig().check(views)
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 1.1}, {"temperature": 0}, {"queue": 0}, {"region_size": 0}])
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        CMCConfig(**settings)
+
+
+VIEWS = (Mixture(size=16, region_images=3, global_images=3), Mixture(size=16, global_images=3, region_images=3))
+FURTHER = (Mosaic(tile_size=8, max_shift=5), UnMix(size=16))
+
+
+def take_step() -> dict[str, Any]:
+    """Loss and gradients averaged over the processes, and the queues."""
+    method = make_method()
+    views = (*VIEWS, *FURTHER)
+    order = BatchOrder(num_images=16, batch_size=8, seed=1, block=4)
+    dataset = ViewDataset(
+        ListSource(textured(16)), views, order, EIGHT_BIT, executor="device", rank=rank(), world_size=world_size()
+    )
+    batch = dataset[0]
+    assert batch.images is not None
+    images = batch.images.double() / 255
+    canvases = [
+        finish(view, plan, render(plan, images), NORMALISATION) for view, plan in zip(views, batch.plans, strict=True)
+    ]
+    loss = method(canvases, START).loss
+    loss.backward()
+    gradients = {name: _mean(parameter.grad) for name, parameter in method.query_network.named_parameters()}
+    queues = torch.stack([method.lightness_queue.keys, method.colour_queue.keys])
+    return {"loss": _mean(loss.detach()), "gradients": gradients, "queues": queues}
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor / world_size()
+
+
+def test_two_processes_take_the_step_of_one() -> None:
+    one = take_step()
+    for each in run_in_processes(take_step, 2):
+        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)
