@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from smalti.errors import UserError
 from smalti.methods.byol import BYOLConfig
+from smalti.methods.ediy import EDIYConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
@@ -42,7 +43,7 @@ class Recipe:
     published: str = ""
     views: tuple[Crop | Mosaic, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: MoCoConfig | BYOLConfig = field(default_factory=MoCoConfig)
+    method: MoCoConfig | BYOLConfig | EDIYConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
