@@ -153,12 +153,12 @@ class EDIY(BYOL):
 
     def _predict_cells(self, features: Features) -> Tensor:
         """Maps of N views -> (N, R, D), f^l: the local projector, then the local predictor."""
-        return self.local_predictor(self.local_projector(_as_features(features))).unflatten(0, (len(features.map), -1))
+        return self.local_predictor(self.local_projector(_as_images(features))).unflatten(0, (len(features.map), -1))
 
     @torch.no_grad()
     def _project_cells(self, features: Features) -> Tensor:
         """Maps of N views -> (N, R, D), g^l."""
-        return self.local_target(_as_features(features)).unflatten(0, (len(features.map), -1))
+        return self.local_target(_as_images(features)).unflatten(0, (len(features.map), -1))
 
     @torch.no_grad()
     def _pair(
@@ -220,7 +220,7 @@ class _Teacher(nn.Module):
         return super().train(False)
 
 
-def _as_features(features: Features) -> Features:
+def _as_images(features: Features) -> Features:
     """Every cell of N maps as a map of its own, (N*R, C, 1, 1), so that any projector embeds it alone."""
     cells = features.map.movedim(1, -1).flatten(0, 2)  # (N*R, C)
     return Features(map=cells[:, :, None, None], pooled=cells)
