@@ -151,8 +151,7 @@ def test_a_new_method_starts_with_equal_networks() -> None:
 def test_autocast_leaves_the_loss_in_32_bits() -> None:
     method = make_method().float()
     canvases = [
-        Canvas(pixels=canvas.pixels.float(), regions=canvas.regions)
-        for canvas in make_canvases(COMPOSED["four tiles"])
+        Canvas(pixels=canvas.pixels.float(), regions=canvas.regions) for canvas in make_canvases(COMPOSED["four tiles"])
     ]
     exact = copy.deepcopy(method)(canvases, START).loss.item()
     with torch.autocast("cpu", dtype=torch.bfloat16):

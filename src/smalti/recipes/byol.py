@@ -115,8 +115,8 @@ def mosrep_byol_in100() -> Recipe:
 def byol_small() -> Recipe:
     """Two views of 32 px, ResNet-18 with the CIFAR stem.
 
-    The loss is four times lightly's, so a quarter of its learning rate and four times its weight decay move the weights
-    as there; the momentum rises to 1 where lightly's stays at 0.99.
+    The loss is twice lightly's, so half of its learning rate and twice its weight decay move the weights as there; the
+    target's momentum rises to 1 where lightly's stays at 0.99.
     """
     view = Crop(size=32, augmentation=Augmentation(blur=0.0))
     return Recipe(
