@@ -1,9 +1,27 @@
-"""One minus the cosine of two vectors (BYOL, arXiv:2006.07733, Eq. 2, halved)."""
+"""The cosine of two vectors, and BYOL's loss on it.
+
+Legend: D embedding.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.losses.reduce import widen
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """(..., D) and (..., D), of any length -> (...) in [-1, 1], at least 32 bits wide."""
+    return F.cosine_similarity(widen(a), widen(b), dim=-1)
+
 
 def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """(..., D) and (..., D), of any length -> (...) in [0, 2]; the target takes no gradients."""
-    return 1 - F.cosine_similarity(prediction, target.detach(), dim=-1)
+    """One minus the cosine: half of BYOL's |p - z|^2 between vectors of length 1 (arXiv:2006.07733, Eq. 2).
+
+    Args:
+        prediction: (..., D), of any length.
+        target: (..., D), of any length; it takes no gradients.
+
+    Returns:
+        (...) losses in [0, 2].
+    """
+    return 1 - cosine_similarity(prediction, target.detach())

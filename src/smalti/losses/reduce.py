@@ -1,5 +1,6 @@
 """From one number a region to what a step reports."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -9,6 +10,11 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def embedding_spread(z: Tensor) -> Tensor:
-    """Standard deviation of embeddings (..., D) of length 1, times sqrt(D): near 1 when healthy, 0 after a collapse."""
-    z = z.detach().flatten(0, -2)
+    """Deviation of the directions of embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse."""
+    z = F.normalize(widen(z.detach()), dim=-1).flatten(0, -2)
     return z.std(dim=0, unbiased=False).mean() * z.shape[-1] ** 0.5
+
+
+def widen(x: Tensor) -> Tensor:
+    """At least 32 bits wide: autocast leaves 8 significant ones, too few for sums and differences."""
+    return x if x.dtype.itemsize > 2 else x.float()

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.errors import UserError
 from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.batch_norm import synchronise_batch_norm
 from smalti.models.heads import ProjectorConfig, mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -69,26 +68,33 @@ class BYOL(Method):
         self.online = Network(backbone, config.projector, config.region_size)
         self.target = momentum_copy(self.online)
         self.predictor = mlp(config.projector.dim, config.predictor_hidden, config.projector.dim, norm=True)
-        for module in (self.online, self.target, self.predictor):
-            synchronise_batch_norm(module)
+        synchronise_batch_norm(self)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
-        """-cos(h(z_q), sg z'_k) - cos(h(z_k), sg z'_q), and for every region -cos(h(z_ij), sg z'_k); each + 1."""
-        query, key, *composed = views
-        target_of_query, target_of_key = self.target_embeddings(query), self.target_embeddings(key)  # (B, D)
-        prediction = self.predict(query)
-        loss = weighted_mean(cosine_loss(prediction, _of_regions(target_of_key, query)), query.regions.weight)
-        loss = loss + weighted_mean(
-            cosine_loss(self.predict(key), _of_regions(target_of_query, key)), key.regions.weight
-        )
-        logs = {"loss_standard": loss.detach(), "z_std": embedding_spread(F.normalize(prediction, dim=-1))}
-        for number, canvas in enumerate(composed):
-            term = weighted_mean(
-                cosine_loss(self.predict(canvas), _of_regions(target_of_key, canvas)), canvas.regions.weight
-            )
-            logs[f"loss_composed_{number}"] = term.detach()
-            loss = loss + term
-        return Step(loss, logs)
+        """`views` are the query view, the key view, and any further canvases."""
+        online = [self.online.encode(canvas) for canvas in views]
+        return self.compare(views, online, self.encode_targets(views[:2]))
+
+    def compare(self, views: Sequence[Canvas], online: Sequence[Features], target: Sequence[Features]) -> Step:
+        """1 - cos(h(z), sg z'), for each standard view against the other and for every further region against the key.
+
+        The first two terms are BYOL's symmetric loss, Eq. 2, halved; a further region's is MosRep's.
+
+        Args:
+            views: all canvases.
+            online: what the online backbone says of them.
+            target: what the target's backbone says of the first two.
+        """
+        predictions = [self.predict(*seen) for seen in zip(online, views, strict=True)]  # (N, K, D) each
+        of_query, of_key = (self._project_targets(*seen) for seen in zip(target, views[:2], strict=True))  # (B, D)
+        targets = [of_key, of_query, *(of_key for _ in views[2:])]
+        terms = [
+            weighted_mean(cosine_loss(prediction, z[canvas.regions.source]), canvas.regions.weight)
+            for prediction, z, canvas in zip(predictions, targets, views, strict=True)
+        ]
+        logs = {"loss_standard": (terms[0] + terms[1]).detach(), "z_std": embedding_spread(predictions[0])}
+        logs |= {f"loss_composed_{number}": term.detach() for number, term in enumerate(terms[2:])}
+        return Step(torch.stack(terms).sum(), logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return [MomentumPair(self.online, self.target, cosine(self.config.momentum, 1.0, progress.fraction))]
@@ -96,17 +102,17 @@ class BYOL(Method):
     def encoder(self) -> Backbone:
         return self.online.backbone
 
-    def predict(self, canvas: Canvas) -> Tensor:
-        """Canvas -> (N, K, D), h(z)."""
-        z = self.online(canvas)
+    def predict(self, features: Features, canvas: Canvas) -> Tensor:
+        """What the online backbone says of a canvas -> (N, K, D), h(z)."""
+        z = self.online.project(features, canvas)
         return self.predictor(z.flatten(0, 1)).view_as(z)
 
     @torch.no_grad()
-    def target_embeddings(self, canvas: Canvas) -> Tensor:
-        """(B, D) what the target says of a standard view."""
-        return self.target(canvas)[:, 0]
+    def encode_targets(self, standard: Sequence[Canvas]) -> list[Features]:
+        """What the target's backbone says of the standard views."""
+        return [self.target.encode(canvas) for canvas in standard]
 
-
-def _of_regions(targets: Tensor, canvas: Canvas) -> Tensor:
-    """(N, K, D) the targets (B, D) of the images that the regions show."""
-    return targets[canvas.regions.source]
+    @torch.no_grad()
+    def _project_targets(self, features: Features, canvas: Canvas) -> Tensor:
+        """What the target's backbone says of a standard view -> (B, D), z'."""
+        return self.target.project(features, canvas)[:, 0]

@@ -1,10 +1,12 @@
 """The slow copy of a network: target <- m * target + (1 - m) * online (MoCo, arXiv:1911.05722, Eq. 2)."""
 
 import copy
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class MomentumPair(NamedTuple):
@@ -15,7 +17,7 @@ class MomentumPair(NamedTuple):
     momentum: float
 
 
-def momentum_copy(online: nn.Module) -> nn.Module:
+def momentum_copy(online: AnyModule) -> AnyModule:
     """A copy that starts equal and takes no gradients."""
     return copy.deepcopy(online).requires_grad_(False)
 

@@ -10,6 +10,7 @@ from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.dino import DINOConfig
+from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.methods.supervised import SupervisedConfig
@@ -32,7 +33,7 @@ class Recipe:
         published: figure that its source reports, in words.
         views: compositions made of every batch; the first two are the standard views.
         backbone: the network to train.
-        method: MoCoConfig | AffinityConfig | BYOLConfig | CMCConfig | DINOConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
+        method: MoCoConfig | AffinityConfig | BYOLConfig | CMCConfig | DINOConfig | EDIYConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256

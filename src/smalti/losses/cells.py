@@ -1,0 +1,61 @@
+"""Which cells of feature maps belong together: E-DIY's Eq. 4 to 7 (arXiv:2106.00537), for which a region is a cell.
+
+Legend: N views, R cells of a view, C channels of the teacher, D embedding.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smalti.losses.cosine import cosine_similarity
+from smalti.losses.reduce import widen
+
+
+def most_different(cells: Tensor) -> Tensor:
+    """D(j) = argmin_z sim(T(x)_z, T(x)_j), Eq. 4: (N, R, C) -> (N, R) numbers of cells of the same view."""
+    return _similarities(cells, cells).argmin(dim=2)
+
+
+def most_similar(cells: Tensor, others: Tensor) -> Tensor:
+    """S(j) = argmax_z sim(T(x')_z, T(x)_j), Eq. 6: (N, R, C) and (N, R', C) -> (N, R) numbers of the other's cells."""
+    return _similarities(cells, others).argmax(dim=2)
+
+
+def take_cells(cells: Tensor, index: Tensor) -> Tensor:
+    """(N, R', D) and (N, R) numbers of cells in [0, R') -> (N, R, D)."""
+    return torch.take_along_dim(cells, index[..., None], dim=1)
+
+
+def diversity_loss(cells: Tensor, different: Tensor) -> Tensor:
+    """1/R sum_j cos(f(x)_j, f(x)_D(j)), one view's term of Eq. 5.
+
+    The paper writes no stop-gradient here, and its f is the online network on both sides: gradients flow into both.
+
+    Args:
+        cells: (N, R, D), of any length.
+        different: (N, R, D), what each cell is pushed away from.
+
+    Returns:
+        (N,) losses in [-1, 1].
+    """
+    return cosine_similarity(cells, different).mean(dim=1)
+
+
+def invariance_loss(cells: Tensor, similar: Tensor) -> Tensor:
+    """1 - 1/R sum_j cos(f(x)_j, sg g(x')_S(j)), one view's term of Eq. 7.
+
+    Args:
+        cells: (N, R, D), of any length.
+        similar: (N, R, D), what each cell is pulled to; it takes no gradients.
+
+    Returns:
+        (N,) losses in [0, 2].
+    """
+    return 1 - cosine_similarity(cells, similar.detach()).mean(dim=1)
+
+
+def _similarities(cells: Tensor, others: Tensor) -> Tensor:
+    """(N, R, R') cosines; ranks of close ones would not survive autocast."""
+    cells, others = (F.normalize(widen(each), dim=-1) for each in (cells, others))
+    with torch.autocast(cells.device.type, enabled=False):
+        return cells @ others.transpose(1, 2)

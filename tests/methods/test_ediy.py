@@ -1,0 +1,364 @@
+"""E-DIY's step against Eq. 3 to 7, one cell at a time."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from by_hand import cos, mlp_by_hand
+from helpers import NO_DATA, exact_canvas, textured
+from test_byol import mosrep_on_byol
+from test_moco import BACKBONES, COMPOSED, IMAGES, STANDARD, make_canvases
+from torch import Tensor, nn
+
+from smalti.errors import UserError
+from smalti.images.statistics import PixelStatistics
+from smalti.methods.byol import BYOLConfig
+from smalti.methods.ediy import EDIY, EDIYConfig
+from smalti.methods.method import DataInfo, Progress
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.checkpoints import load_encoder
+from smalti.models.encoder import EncoderInfo, save_encoder
+from smalti.models.heads import ProjectorConfig
+from smalti.models.momentum import update_targets
+from smalti.views.canvas import Canvas
+from smalti.views.draws import field_key, uniform
+from smalti.views.finish import Normalisation
+from smalti.views.mosaic import Mosaic
+from smalti.views.plan import Composition
+
+OURS = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+THEIRS = PixelStatistics(low=0.0, high=255.0, mean=(0.1, 0.2, 0.6), std=(0.4, 0.3, 0.2))
+TEACHER = BackboneConfig(name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 24]})
+HEADS = {"projector": ProjectorConfig(hidden=24, dim=12, norm=True), "predictor_hidden": 20, "region_size": 3}
+LATER = Progress(step=7, total_steps=20, steps_per_epoch=5, seed=3)
+WEIGHTS = {
+    "all": {},
+    "uneven": {"diversity": 0.1, "invariance": 0.7, "byol": 0.4},
+    "diversity": {"invariance": 0, "byol": 0},
+    "invariance": {"diversity": 0, "byol": 0},
+    "without byol": {"byol": 0},
+    "without diversity": {"diversity": 0},
+    "without invariance": {"invariance": 0},
+    "byol": {"diversity": 0, "invariance": 0},
+    "random": {"pairing": "random"},
+    "other images": {"negatives": "other"},
+    "other images without byol": {"negatives": "other", "invariance": 0, "byol": 0},
+}
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """In float64, with weights large enough that embeddings differ; a teacher inside keeps its own."""
+    torch.manual_seed(0)
+    module.double()
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter += 0.1 * torch.randn_like(parameter) * (not name.startswith("teacher"))
+    return module
+
+
+def make_method(backbone: str = "resnet", **settings: Any) -> EDIY:
+    torch.manual_seed(0)
+    config = EDIYConfig(**HEADS | {"warmup_epochs": 1} | settings)
+    method = shaken(config.build(BACKBONES[backbone], DataInfo(OURS)))
+    assert isinstance(method, EDIY)
+    return method
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An encoder file of other channels, for pixels normalised otherwise."""
+    backbone = Backbone(TEACHER)
+    shaken(backbone)
+    backbone(torch.randn(8, 3, 32, 32, dtype=torch.float64))  # running statistics of its own
+    info = EncoderInfo(backbone=TEACHER, pixels=THEIRS, image_size=32)
+    return str(save_encoder(tmp_path_factory.mktemp("teacher"), backbone.float(), info))
+
+
+def cells_of(maps: Tensor) -> list[list[Tensor]]:
+    """Of every view the features of its cells, row by row."""
+    _, _, height, width = maps.shape
+    return [[each[:, y, x] for y in range(height) for x in range(width)] for each in maps]
+
+
+def embed_cells(maps: Tensor, *heads: nn.Sequential) -> list[list[Tensor]]:
+    views = cells_of(maps)
+    rows = [cell for view in views for cell in view]
+    for head in heads:
+        rows = mlp_by_hand(head, torch.stack(rows))
+    return [rows[start : start + len(views[0])] for start in range(0, len(rows), len(views[0]))]
+
+
+def similarities(cells: list[Tensor], cell: Tensor) -> Tensor:
+    return torch.stack([other / other.norm() for other in cells]) @ (cell / cell.norm())
+
+
+def draw(field: str, view: int, image: int, cell: int) -> float:
+    return float(uniform(LATER.seed, field_key(field), LATER.step, view, image, cell))
+
+
+def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Composition], teacher: str) -> float:
+    config, loss = method.config, 0.0
+    if config.byol:
+        loss += config.byol * 2 * mosrep_on_byol(method, canvases, composed)
+    if not (config.diversity or config.invariance):
+        return loss
+    standard = [canvas.pixels for canvas in canvases[:2]]
+    seen, aimed = ([network.backbone(pixels).map for pixels in standard] for network in (method.online, method.target))
+    f = [embed_cells(maps, method.local_projector.layers, method.local_predictor) for maps in seen]
+    g = [embed_cells(maps, method.local_target.layers) for maps in aimed]
+    taught = [cells_of(maps) for maps in (taught_maps(standard, teacher) if teacher else aimed)]
+    count, cells = len(IMAGES), len(f[0][0])
+    for x, other in ((0, 1), (1, 0)):
+        for i in range(count):
+            weight = float(canvases[x].regions.weight[i].mean()) / count / cells
+            for j in range(cells):
+                if config.pairing == "teacher":
+                    d = int(similarities(taught[x][i], taught[x][i][j]).argmin())  # Eq. 4
+                    s = int(similarities(taught[other][i], taught[x][i][j]).argmax())  # Eq. 6
+                else:
+                    d = (j + 1 + int(draw("different", x, i, j) * (cells - 1))) % cells
+                    s = int(draw("similar", x, i, j) * cells)
+                away = f[x][i][d]
+                if config.negatives == "other":
+                    o = (i + 1 + int(draw("other", x, i, j) * (count - 1))) % count
+                    away = sum(g[x][o]) / cells
+                loss += weight * config.diversity * cos(f[x][i][j], away)  # Eq. 5
+                loss += weight * config.invariance * (1 - cos(f[x][i][j], g[other][i][s]))  # Eq. 7
+    return loss
+
+
+def taught_maps(standard: list[Tensor], teacher: str) -> list[Tensor]:
+    """What the teacher says of pixels standardised its way, channel by channel."""
+    backbone = load_encoder(teacher).backbone.double()
+    maps = []
+    for pixels in standard:
+        channels = [
+            (pixels[:, c] * OURS.std[c] + OURS.mean[c] - THEIRS.mean[c]) / THEIRS.std[c] for c in range(len(OURS.mean))
+        ]
+        maps.append(backbone(torch.stack(channels, dim=1)).map)
+    return maps
+
+
+def check_loss(method: EDIY, composed: Sequence[Composition] = (), teacher: str = "") -> None:
+    canvases = make_canvases(composed)
+    with torch.no_grad():
+        expected = equation_3(method, canvases, composed, teacher)
+        step = method(canvases, LATER)
+    assert step.loss.dtype == torch.float64
+    assert float(step.loss) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", WEIGHTS.values(), ids=WEIGHTS)
+def test_the_loss_is_equation_3_for_every_switch(settings: dict[str, Any]) -> None:
+    check_loss(make_method(**settings))
+
+
+@pytest.mark.parametrize("composed", [COMPOSED["four tiles"], COMPOSED["multi-crop"]], ids=["mosaic", "multi-crop"])
+def test_further_canvases_enter_by_byols_term(composed: list[Composition]) -> None:
+    check_loss(make_method(byol=0.5), composed)
+
+
+def test_the_loss_is_equation_3_for_a_vision_transformer() -> None:
+    check_loss(make_method("vit"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"byol": 0}], ids=["all", "without byol"])
+def test_a_teacher_ranks_the_cells(settings: dict[str, Any], teacher: str) -> None:
+    check_loss(make_method(teacher=teacher, **settings), teacher=teacher)
+
+
+def test_images_count_by_the_weight_of_their_canvas() -> None:
+    method = make_method(byol=0)
+    canvases = make_canvases()
+    weight = torch.linspace(0, 1.5, 2 * len(IMAGES)).view(-1, 2)
+    canvases[0] = replace(canvases[0], regions=replace(canvases[0].regions, weight=weight))
+    with torch.no_grad():
+        assert float(method(canvases, LATER).loss) == pytest.approx(equation_3(method, canvases, (), ""), abs=1e-6)
+
+
+def test_the_teacher_decides(teacher: str) -> None:
+    losses = {
+        make_method(byol=0, **settings)(make_canvases(), LATER).loss.item() for settings in ({}, {"teacher": teacher})
+    }
+    assert len(losses) == 2
+
+
+@pytest.mark.parametrize("progress", [replace(LATER, step=0), LATER], ids=["warm-up", "later"])
+@pytest.mark.parametrize("settings", WEIGHTS.values(), ids=WEIGHTS)
+def test_every_online_parameter_gets_a_gradient_and_no_other(settings: dict[str, Any], progress: Progress) -> None:
+    method = make_method(**settings)
+    method(make_canvases(), progress).loss.backward()
+    online = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
+    assert not [name for name in online if name.startswith(("target.", "local_target.", "teacher."))]
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is not None) == (name in online), name
+        if progress is LATER and name in online:
+            assert parameter.grad.any(), name
+
+
+def test_a_vision_transformer_learns_from_its_patches_alone() -> None:
+    method = make_method("vit", byol=0)
+    method(make_canvases(), LATER).loss.backward()
+    for name, parameter in method.online.named_parameters():
+        assert parameter.grad is not None, name
+
+
+def test_weights_of_the_pooled_feature_alone_get_a_gradient_too() -> None:
+    options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}  # a last normalisation that the map does not pass
+    config = EDIYConfig(**HEADS, byol=0, warmup_epochs=0)
+    method = config.build(BackboneConfig(name="convnext_atto", options=options), NO_DATA).double()
+    method(make_canvases(), LATER).loss.backward()
+    assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"pairing": "random"}, {"byol": 0}], ids=["own", "random", "without byol"])
+def test_only_the_runs_own_teacher_needs_a_warm_up(settings: dict[str, Any], teacher: str) -> None:
+    canvases = make_canvases()
+    for given in [settings] if settings else [settings, {"teacher": teacher}]:
+        method = make_method(**given, warmup_epochs=1.4)
+        for step, begun in ((0, False), (6, False), (7, True)):
+            with torch.no_grad():
+                loss, logs = copy.deepcopy(method)(canvases, replace(LATER, step=step))
+            local = logs["loss_diversity"] + logs["loss_invariance"]
+            expected = 2 * logs.get("loss_standard", 0) + (begun or bool(given)) * local
+            assert float(loss) == pytest.approx(float(expected), abs=1e-9)
+
+
+def test_a_teacher_stays_as_it_is(teacher: str) -> None:
+    method = make_method(teacher=teacher)
+    assert method.teacher is not None
+    method.train()
+    before = copy.deepcopy(method.teacher.state_dict())
+    method(make_canvases(), LATER).loss.backward()
+    update_targets(method.momentum_pairs(LATER))
+    assert method.training
+    assert not any(module.training for module in method.teacher.modules())
+    for name, value in method.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_local_projector_has_a_target_too() -> None:
+    method = make_method(momentum=0.97)
+    networks, local = method.momentum_pairs(LATER)
+    assert networks[:2] == (method.online, method.target)
+    assert local[:2] == (method.local_projector, method.local_target)
+    assert local.momentum == networks.momentum
+    assert method.encoder() is method.online.backbone
+    assert len(make_method(diversity=0, invariance=0).momentum_pairs(LATER)) == 1
+
+
+def test_nothing_is_kept_that_no_term_reads() -> None:
+    def names(**settings: Any) -> set[str]:
+        return {
+            name.rpartition(".")[0].partition(".layers")[0] for name, _ in make_method(**settings).named_parameters()
+        }
+
+    assert not {"online.projector", "target.projector", "predictor.0"} & names(byol=0)
+    assert not {"local_projector", "local_target", "local_predictor.0"} & names(diversity=0, invariance=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"byol": 0}, {"negatives": "other", "pairing": "random"}])
+def test_a_state_dict_restores_everything(settings: dict[str, Any], teacher: str) -> None:
+    if not settings:
+        settings = {"teacher": teacher}
+    method, other = make_method(**settings), make_method(**settings)
+    method(make_canvases(), LATER).loss.backward()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.05
+    update_targets(method.momentum_pairs(LATER))
+    other.load_state_dict(method.state_dict())
+    assert other(make_canvases(), LATER).loss.item() == method(make_canvases(), LATER).loss.item()
+
+
+def test_random_pairs_differ_between_steps_and_views() -> None:
+    losses = set()
+    for step in (1, 2):
+        logs = make_method(pairing="random")(make_canvases(), replace(LATER, step=step)).logs
+        losses |= {logs["loss_diversity"].item(), logs["loss_invariance"].item()}
+    assert len(losses) == 4
+
+
+def test_autocast_leaves_the_loss_in_32_bits(teacher: str) -> None:
+    method = make_method(teacher=teacher).float()
+    canvases = [Canvas(pixels=canvas.pixels.float(), regions=canvas.regions) for canvas in make_canvases()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = method(canvases, LATER)
+    assert {value.dtype for value in (step.loss, *step.logs.values())} == {torch.float32}
+
+
+def test_invariance_alone_makes_cells_alike() -> None:
+    """Table 1: without R-DEM and BYOL the model collapses; the log shows it."""
+    spreads = [spread_after(12, **weights) for weights in ({}, WEIGHTS["invariance"])]
+    assert spreads[0] > 0.6
+    assert spreads[1] < 0.4
+
+
+def spread_after(steps: int, **weights: Any) -> float:
+    torch.manual_seed(0)
+    config = EDIYConfig(**HEADS, momentum=0.9, warmup_epochs=0, **weights)
+    method = config.build(BACKBONES["resnet"], NO_DATA)
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    images = textured(16)
+    for step in range(steps):
+        exact = [exact_canvas(STANDARD, images, view=view, step=step, seed=step) for view in range(2)]
+        progress = Progress(step=step, total_steps=200, steps_per_epoch=10)
+        loss, logs = method([replace(canvas, pixels=canvas.pixels.float()) for canvas in exact], progress)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        update_targets(method.momentum_pairs(progress))
+    return float(logs["cell_std"])
+
+
+@pytest.mark.parametrize("views", [[STANDARD], [Mosaic(), STANDARD]])
+def test_views_that_ediy_cannot_learn_from_are_refused(views: list[Composition]) -> None:
+    with pytest.raises(UserError, match="two standard views"):
+        EDIYConfig().check(views)
+
+
+def test_further_views_need_byols_term() -> None:
+    views = [STANDARD, STANDARD, Mosaic()]
+    EDIYConfig().check(views)
+    EDIYConfig(byol=0).check(views[:2])
+    with pytest.raises(UserError, match="byol 0"):
+        EDIYConfig(byol=0).check(views)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"diversity": -1},
+        {"diversity": 0, "invariance": 0, "byol": 0},
+        {"warmup_epochs": -1},
+        {"momentum": 2},
+        {"teacher": "encoder.safetensors", "pairing": "random"},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        EDIYConfig(**settings)
+
+
+def test_a_teacher_that_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:
+    config = EDIYConfig(**HEADS, teacher=teacher)
+    with pytest.raises(UserError, match="stride 8"):
+        config.build(BackboneConfig(name="resnet18", stem="stride16", options=TEACHER.options), DataInfo(OURS))
+    grey = BackboneConfig(name="resnet18", stem="stride8", in_channels=1, options=TEACHER.options)
+    with pytest.raises(UserError, match="3 channels"):
+        config.build(grey, DataInfo(Normalisation((0.5,), (0.2,))))
+    with pytest.raises(UserError, match="no file"):
+        replace(config, teacher=str(tmp_path / "missing.pth")).build(BACKBONES["resnet"], DataInfo(OURS))
+
+
+def test_byols_settings_are_byols() -> None:
+    ours, theirs = EDIYConfig(), BYOLConfig()
+    assert (ours.projector, ours.predictor_hidden, ours.momentum) == (
+        theirs.projector,
+        theirs.predictor_hidden,
+        theirs.momentum,
+    )
