@@ -22,6 +22,11 @@ from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 
+AnyComposition = Crop | Mosaic | Montage | Mixture | UnMix | Cutout | RandomErasing
+AnyMethod = (
+    MoCoConfig | BYOLConfig | DINOConfig | CMCConfig | EDIYConfig | MCLConfig | SupervisedConfig | AffinityConfig
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -33,7 +38,25 @@ class Recipe:
         published: figure that its source reports, in words.
         views: compositions made of every batch; the first two are the standard views.
         backbone: the network to train.
-        method: MoCoConfig | AffinityConfig | BYOLConfig | CMCConfig | DINOConfig | EDIYConfig | MCLConfig | SupervisedConfig = field(default_factory=MoCoConfig)
+        method: what it learns by.
+        optimiser: how its weights move.
+        epochs: passes over the images.
+        batch_size: images of an optimiser step, over all devices.
+        accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
+        block: images among which canvases are dealt; 0 for the largest divisor of the batch up to 32.
+        seed: of everything random.
+        precision: "auto" is bfloat16 where the hardware computes in it, else 32 bits.
+        executor: where views are made: by the loader's processes on the "host", on the training "device", or "auto":
+            on the device for small images held in memory, else on the host.
+        max_bad_fraction: of the files that may be unusable before the run stops (a few always may).
+    """
+
+    name: str
+    source: str = ""
+    published: str = ""
+    views: tuple[AnyComposition, ...]
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: AnyMethod = field(default_factory=MoCoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     epochs: int = 200
     batch_size: int = 256
