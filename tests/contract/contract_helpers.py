@@ -3,15 +3,26 @@
 A new method or composition is found through the types of `Recipe`; the contract then asks for its small version here.
 """
 
-from typing import get_args, get_type_hints
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
+from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
+from smalti.methods.cmc import CMCConfig
+from smalti.methods.dino import DINOConfig
+from smalti.methods.ediy import EDIYConfig
+from smalti.methods.mcl import MCLConfig
 from smalti.methods.method import MethodConfig
 from smalti.methods.moco import MoCoConfig
+from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
-from smalti.training.recipe import Recipe
+from smalti.models.prototypes import PrototypeHeadConfig
 from smalti.views.crops import Crop
+from smalti.views.erasing import Cutout, RandomErasing
+from smalti.views.mixture import Mixture, UnMix
+from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
@@ -28,33 +39,75 @@ BACKBONES = {
         options={"img_size": SIZE, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2},
     ),
 }
+_MLP = ProjectorConfig(hidden=16, dim=16, norm=True)
+_TEACHER = str(Path(__file__).parent.parent / "tiny_teacher.py")
 METHODS: dict[str, MethodConfig] = {
     "moco": MoCoConfig(
         projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=20, norm_group=4, region_size=2
     ),
-    "byol": BYOLConfig(
-        projector=ProjectorConfig(hidden=16, dim=16, norm=True), predictor_hidden=16, region_size=2, momentum=0.9
+    "byol": BYOLConfig(projector=_MLP, predictor_hidden=16, region_size=2, momentum=0.9),
+    "dino": DINOConfig(
+        head=PrototypeHeadConfig(hidden=16, bottleneck=8, outputs=32),
+        momentum=0.9,
+        teacher_warmup_epochs=1,
+        region_size=2,
+    ),
+    "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), queue=20, temperature=0.2, region_size=2),
+    "ediy": EDIYConfig(projector=_MLP, predictor_hidden=16, region_size=2, momentum=0.9, warmup_epochs=0.5),
+    "mcl": MCLConfig(level_weights=(1.0,), fpn=False, channels=8, hidden=16, dim=16, region_size=2, momentum=0.9),
+    "mcl of two levels": MCLConfig(
+        level_weights=(0.5, 0.5), matching="all", channels=8, hidden=16, dim=16, region_size=2, momentum=0.9
+    ),
+    "supervised": SupervisedConfig(region_size=2),
+    "affinity": AffinityConfig(
+        teacher=_TEACHER,
+        projector=ProjectorConfig(hidden=16),
+        region_size=2,
+        student_temperature=0.2,
+        teacher_temperature=0.2,
     ),
 }
 STANDARD = Crop(size=SIZE)
 COMPOSITIONS: dict[str, Composition] = {
     "crops": Crop(size=SIZE // 2, count=2),
     "mosaic": Mosaic(tile_size=SIZE // 2, max_shift=6),
+    "montage": Montage(size=SIZE, level=1),
+    "mixture": Mixture(size=SIZE, global_images=2, region_images=3, region_probability=0.5),
+    "un-mix": UnMix(size=SIZE),
+    "cutout": Cutout(size=SIZE, side=12),
+    "random erasing": RandomErasing(size=SIZE),
 }
 
 
-def classes_in(field: str) -> set[type]:
-    """The classes that a field of a recipe may hold."""
-    hint = get_type_hints(Recipe)[field]
-    members = get_args(hint)
-    return set(get_args(members[0])) if members and members[-1] is Ellipsis else set(members)
+def backbone_for(method: str, backbone: str) -> BackboneConfig:
+    """A backbone as small as they go: two halves for a method that splits colours."""
+    return replace(BACKBONES[backbone], split="lab" if method == "cmc" else "none")
+
+
+def method_for(method: str, backbone: str) -> MethodConfig:
+    """A method's settings for a backbone: a plain ViT has no stages for a feature pyramid network."""
+    config = METHODS[method]
+    return replace(config, fpn=False) if isinstance(config, MCLConfig) and backbone == "vit" else config
 
 
 def systems() -> dict[tuple[str, str], tuple[Composition, ...]]:
-    """The views of every method with every composition beside its standard views, or in place of them."""
-    found = {}
-    for method in METHODS:
-        for name, composition in COMPOSITIONS.items():
-            views = (composition, composition) if composition.standard else (STANDARD, STANDARD, composition)
-            found[method, name] = views
-    return found
+    """The views of every method with every composition: in place of its standard views, or beside them."""
+    return {(method, name): _views(method, name) for method in METHODS for name in COMPOSITIONS if _fits(method, name)}
+
+
+def _fits(method: str, composition: str) -> bool:
+    """A pyramid has as many levels as the views, so there are two small MCLs: for montages and for all others."""
+    return (composition == "montage") == (method == "mcl of two levels") or not method.startswith("mcl")
+
+
+def _views(method: str, name: str) -> tuple[Composition, ...]:
+    composition = COMPOSITIONS[name]
+    if composition.standard:
+        return composition, composition
+    sides = 2 if method == "mcl of two levels" else 1
+    return (STANDARD, STANDARD, *[composition] * sides)
+
+
+def classes_in(hint: Any) -> set[type]:
+    """The classes of a union."""
+    return set(get_args(hint))

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from contract_helpers import BACKBONES, BATCH, COMPOSITIONS, METHODS, STANDARD, classes_in, systems
+from contract_helpers import (
+    BACKBONES,
+    BATCH,
+    COMPOSITIONS,
+    METHODS,
+    STANDARD,
+    backbone_for,
+    classes_in,
+    method_for,
+    systems,
+)
 from helpers import EIGHT_BIT, LabelledSource, run_in_processes, textured
 from torch import Tensor
 
@@ -18,7 +28,7 @@ from smalti.models.momentum import update_targets
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging
 from smalti.training.fit import Engine, fit
-from smalti.training.recipe import Recipe
+from smalti.training.recipe import AnyComposition, AnyMethod, Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.finish import Normalisation
 from smalti.views.loader import BatchOrder, ViewDataset, canvases
@@ -29,6 +39,7 @@ NORMALISATION = Normalisation(EIGHT_BIT.mean, EIGHT_BIT.std)
 DATA = DataInfo(NORMALISATION, SOURCE.class_names)
 ORDER = BatchOrder(num_images=len(SOURCE), batch_size=BATCH, seed=3, block=4)
 SYSTEMS = systems()
+COMPOSED = {"mcl of two levels": "montage"}  # mosaics for all others
 
 
 def views_of(compositions: Sequence[Composition], step: int, order: BatchOrder = ORDER) -> list[Canvas]:
@@ -42,7 +53,7 @@ def views_of(compositions: Sequence[Composition], step: int, order: BatchOrder =
 
 def make_method(method: str, backbone: str) -> Method:
     torch.manual_seed(0)
-    built = METHODS[method].build(BACKBONES[backbone], DATA).double()
+    built = method_for(method, backbone).build(backbone_for(method, backbone), DATA).double()
     with torch.no_grad():  # weights that start at zero would let gradients stop before they arrive
         for parameter in built.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
@@ -65,8 +76,8 @@ def take_step(method: Method, views: Sequence[Canvas], step: int, rate: float = 
 
 
 def test_every_method_and_every_composition_is_here() -> None:
-    assert {type(config) for config in METHODS.values()} == classes_in("method")
-    assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_in("views")
+    assert {type(config) for config in METHODS.values()} == classes_in(AnyMethod)
+    assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_in(AnyComposition)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -115,8 +126,8 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(method: str, tmp_path: Path, m
     """Stopped in the middle of an epoch and continued, every weight and buffer is the same to the bit."""
     recipe = Recipe(
         name=method,
-        views=SYSTEMS[method, "mosaic"],
-        backbone=BACKBONES["resnet"],
+        views=SYSTEMS[method, COMPOSED.get(method, "mosaic")],
+        backbone=backbone_for(method, "resnet"),
         method=METHODS[method],  # type: ignore[arg-type]
         epochs=2,
         batch_size=BATCH,
@@ -156,7 +167,7 @@ def _train_together(name: str) -> dict[str, Any]:
     method = make_method(name, "resnet")
     losses = []
     for step in range(2):
-        views = views_of(SYSTEMS[name, "mosaic"], step)
+        views = views_of(SYSTEMS[name, COMPOSED.get(name, "mosaic")], step)
         progress = Progress(step=step, total_steps=6, steps_per_epoch=3, seed=5)
         loss = method(views, progress).loss
         loss.backward()

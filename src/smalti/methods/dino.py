@@ -9,8 +9,7 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.distributed import sum_over_processes, world_size
 from smalti.errors import UserError
@@ -86,7 +85,6 @@ class DINO(Method):
         self.config = config
         self.student = Network(backbone, config.head, config.region_size)
         self.teacher = cast(Network, momentum_copy(self.student))
-        _keep_paths(self.teacher)
         for network in (self.student, self.teacher):
             synchronise_batch_norm(network)
         self.register_buffer("centre", torch.zeros(config.head.outputs))
@@ -142,10 +140,3 @@ class DINO(Method):
         """Eq. 4: c <- m c + (1 - m) mean of g_t over the batch of all processes."""
         mean = sum_over_processes(outputs.mean(dim=(0, 1))) / world_size()
         self.centre.lerp_(mean, 1 - self.config.centre_momentum)
-
-
-def _keep_paths(network: nn.Module) -> None:
-    """Switch stochastic depth off: targets are what the whole teacher says (the released code builds it without)."""
-    for module in network.modules():
-        if isinstance(module, DropPath):
-            module.drop_prob = 0.0

@@ -4,6 +4,7 @@ import copy
 from typing import NamedTuple, TypeVar
 
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -18,8 +19,12 @@ class MomentumPair(NamedTuple):
 
 
 def momentum_copy(online: AnyModule) -> AnyModule:
-    """A copy that starts equal and takes no gradients."""
-    return copy.deepcopy(online).requires_grad_(False)
+    """A copy that starts equal, takes no gradients, and drops no paths: targets are what the whole network says."""
+    target = copy.deepcopy(online).requires_grad_(False)
+    for module in target.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return target
 
 
 @torch.no_grad()
