@@ -78,12 +78,7 @@ def photos() -> Setting:
 
 def cifar10(folder: Path, workplace: Path) -> Setting:
     """A narrow ResNet-10 that sees ten thousand images eight times: some twelve hundred steps of 64."""
-    for split, count in (("train", IMAGES_OF_A_CLASS), ("test", None)):
-        for class_folder in sorted((folder / split).iterdir()):
-            target = workplace / split / class_folder.name
-            target.mkdir(parents=True)
-            for image in islice(sorted(class_folder.iterdir()), count):
-                (target / image.name).symlink_to(image.resolve())
+    link_images(folder, workplace, IMAGES_OF_A_CLASS)
     published = mosrep_moco_small()
     recipe = replace(
         published,
@@ -103,6 +98,16 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
         batch_size=64,
     )
     return Setting("CIFAR-10, 1000 images a class", workplace, recipe, max_shift=7, image_size=32)
+
+
+def link_images(folder: Path, workplace: Path, images_of_a_class: int) -> None:
+    """The first training images of each class, and the whole test part, without a copy."""
+    for split, count in (("train", images_of_a_class), ("test", None)):
+        for class_folder in sorted((folder / split).iterdir()):
+            target = workplace / split / class_folder.name
+            target.mkdir(parents=True)
+            for image in islice(sorted(class_folder.iterdir()), count):
+                (target / image.name).symlink_to(image.resolve())
 
 
 def main() -> None:

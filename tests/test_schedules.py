@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.schedules import cosine, warmup_cosine
+from smalti.schedules import cosine, warmup_cosine, warmup_drops
 
 
 def test_a_cosine_passes_its_ends_and_its_middle() -> None:
@@ -35,3 +35,15 @@ def test_the_warm_up_is_linear() -> None:
 
 def test_a_run_that_is_all_warm_up_has_rates() -> None:
     assert [warmup_cosine(step, 2, 2) for step in range(2)] == [0.5, 1.0]
+
+
+def test_a_cosine_may_end_above_0() -> None:
+    rates = [warmup_cosine(step, 8, 2, peak=0.5, end=0.1) for step in range(9)]
+    assert rates[:3] == [0.25, 0.5, 0.5]
+    assert rates[5] == pytest.approx(0.3)
+    assert rates[8] == pytest.approx(0.1)
+
+
+def test_the_rate_falls_to_a_tenth_at_every_drop() -> None:
+    assert [warmup_drops(step, 0, (2, 4), peak=3.0) for step in range(6)] == pytest.approx([3, 3, 0.3, 0.3, 0.03, 0.03])
+    assert [warmup_drops(step, 2, (3,)) for step in range(5)] == pytest.approx([0.5, 1, 1, 0.1, 0.1])

@@ -231,8 +231,9 @@ def _recipes(arguments: list[str]) -> None:
 
     given = _parse(Recipes, arguments, "recipes")
     recipes = [make() for make in all_recipes().values()]
+    width = max(len(recipe.name) for recipe in recipes)
     for recipe in recipes:
-        print(f"{recipe.name:<26} {recipe.source}" + (f"; {recipe.published}" if recipe.published else ""))
+        print(f"{recipe.name:<{width}} {recipe.source}" + (f"; {recipe.published}" if recipe.published else ""))
     _write_json(given.json, [json.loads(recipe.to_json()) for recipe in recipes])
     print(f"{len(recipes)} recipes")
 

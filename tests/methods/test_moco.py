@@ -101,7 +101,8 @@ def equation_9(
             own = [(area, z) for source, area, z in regions if source == image]
             assert len(own) == crops
             for area, z in own:
-                below = sum(similarity(z, n) for n in [*z_key.values(), *negatives])
+                candidates = z_key.values() if method.config.batch_negatives else [z_key[image]]
+                below = sum(similarity(z, n) for n in [*candidates, *negatives])
                 loss -= math.sqrt(area / whole) * math.log(similarity(z, z_key[image]) / below) / crops / count
     return loss
 
@@ -119,6 +120,15 @@ def test_the_loss_is_equation_9(backbone: str, composed: list[Composition], symm
         loss = method([first, second, *rest], START).loss
     assert loss.dtype == torch.float64
     assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_negatives_may_be_the_queue_alone() -> None:
+    """As in Un-Mix."""
+    method = make_method(batch_negatives=False)
+    first, second, *rest = make_canvases(COMPOSED["four tiles"])
+    with torch.no_grad():
+        expected = equation_9(method, first, second, rest, COMPOSED["four tiles"])
+        assert float(method([first, second, *rest], START).loss) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

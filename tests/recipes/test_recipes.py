@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
+import tiny_teacher
 
 from smalti.errors import UserError
+from smalti.methods.affinity import AffinityConfig
 from smalti.recipes import all_recipes, get_recipe
 from smalti.training.fit import make_module
+from smalti.training.optim import scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Crop
 from smalti.views.loader import BatchOrder
@@ -28,8 +30,9 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
     order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block)
     for view in recipe.views:
         view.check_block(order.deal_block)
-    with torch.device("meta"):  # weights without memory
-        module = make_module(recipe, EIGHT_BIT, order, class_names=("cat", "dog"))
+    if isinstance(recipe.method, AffinityConfig):
+        recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
+    module = make_module(recipe, EIGHT_BIT, order, class_names=("cat", "dog"))
     module.configure_optimizers()
     assert module.method.encoder().config == recipe.backbone
 
@@ -67,9 +70,22 @@ def test_mosrep_is_its_strong_baseline_with_the_small_crops_on_mosaics() -> None
     assert (mosrep.optimiser.base_lr, mosrep.batch_size, mosrep.epochs) == (0.03, 256, 200)
 
 
-def test_small_recipes_differ_from_one_another_by_their_views_alone() -> None:
+@pytest.mark.parametrize(
+    "recipes",
+    [
+        ("moco_v2", "moco_v2_multicrop", "mosrep_moco"),
+        ("moco_v2_in100", "moco_v2_multicrop_in100", "mosrep_moco_in100"),
+        ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small"),
+        ("byol_two_crop", "byol_multicrop", "mosrep_byol"),
+        ("byol_two_crop_in100", "byol_multicrop_in100", "mosrep_byol_in100"),
+        ("byol_small", "byol_multicrop_small", "mosrep_byol_small"),
+        ("mixture_moco_in100_baseline", "mixture_moco_in100"),
+        ("mixture_cmc_in100_baseline", "mixture_cmc_in100"),
+    ],
+)
+def test_a_system_and_its_baselines_differ_by_their_views_alone(recipes: tuple[str, ...]) -> None:
     names = ("name", "source", "published", "views")
-    plain, *others = (get_recipe(name) for name in ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small"))
+    plain, *others = map(get_recipe, recipes)
     for other in others:
         assert replace(other, **{name: getattr(plain, name) for name in names}) == plain
 
@@ -88,3 +104,30 @@ def test_small_recipes_differ_from_one_another_by_their_views_alone() -> None:
 def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(get_recipe("moco_v2"), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "decay", "momentum", "epochs", "batch", "parts"),
+    [
+        ("byol", 3.2, 1.5e-6, 0.996, 1000, 4096, 1),
+        ("byol_300", 4.8, 1e-6, 0.99, 300, 4096, 1),
+        ("byol_two_crop", 5.6, 1e-6, 0.99, 200, 2048, 1),
+        ("mosrep_byol", 5.6, 1e-6, 0.99, 200, 2048, 1),
+        ("mosrep_byol_in100", 1.4, 1e-6, 0.99, 400, 512, 1),
+        ("ediy", 3.2, 1.5e-6, 0.996, 1000, 4096, 2),
+        ("ediy_300", 3.2, 1e-6, 0.99, 300, 4096, 2),
+        ("ediy_100", 3.2, 1e-6, 0.99, 100, 4096, 2),
+    ],
+)
+def test_byol_and_what_stands_on_it_have_the_published_settings(
+    name: str, rate: float, decay: float, momentum: float, epochs: int, batch: int, parts: int
+) -> None:
+    recipe = get_recipe(name)
+    assert scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size) == pytest.approx(rate)
+    assert (recipe.optimiser.weight_decay, recipe.method.momentum, recipe.epochs) == (decay, momentum, epochs)
+    assert (recipe.batch_size, recipe.accumulate, recipe.optimiser.warmup_epochs) == (batch, parts, 10)
+    assert recipe.optimiser.name == ("sgd" if "crop" in name or "mosrep" in name else "lars")
+    query, key = (view.augmentation for view in recipe.views[:2])
+    assert (query.blur, query.solarise, key.blur, key.solarise) == (1.0, 0.0, 0.1, 0.2)
+    assert query.jitter == key.jitter == 0.8
+    assert (query.brightness, query.contrast, query.saturation, query.hue) == (0.4, 0.4, 0.2, 0.1)

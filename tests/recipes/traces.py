@@ -20,6 +20,7 @@ from smalti.images.array import ArraySource
 from smalti.images.photos import photos
 from smalti.images.statistics import PixelStatistics, measure
 from smalti.images.subset import Subset
+from smalti.methods.affinity import AffinityConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.recipes import all_recipes, get_recipe
 from smalti.training.recipe import Recipe
@@ -27,6 +28,7 @@ from smalti.views.loader import BatchOrder, ViewDataset, canvases
 
 FOLDER = Path(__file__).with_name("golden")
 STEPS = 20
+_TEACHER = str(Path(__file__).parent.parent / "tiny_teacher.py")
 _BATCHES = (8, 16, 32)
 _MOST_PIXELS, _WIDEST = 64, 64
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -45,6 +47,8 @@ def shrunk(recipe: Recipe) -> Recipe:
     if recipe.image_size > _MOST_PIXELS:
         recipe = recipe.resized(_MOST_PIXELS)
     batch = next(batch for batch in _BATCHES if _can_deal(recipe, batch))
+    if isinstance(recipe.method, AffinityConfig):
+        recipe = replace(recipe, method=replace(recipe.method, teacher=_TEACHER))
     return replace(
         recipe,
         backbone=_narrow_backbone(recipe.backbone),

@@ -108,3 +108,40 @@ def test_a_batch_in_parts_takes_the_rate_of_the_whole() -> None:
         for n in (1, 2)
     )
     assert max(map(whole.learning_rate, range(20))) == max(map(parts.learning_rate, range(16))) == BASE_LR / 16
+
+
+def test_the_rate_may_drop_in_steps_and_the_decay_may_rise() -> None:
+    optimiser = OptimiserConfig(
+        name="adamw", base_lr=BASE_LR, drops=(1.0, 3.0), weight_decay=0.1, final_weight_decay=0.5
+    )
+    order = BatchOrder(num_images=40, batch_size=8, seed=0)
+    module = make_module(tiny_recipe.recipe(optimiser=optimiser), EIGHT_BIT, order)
+    peak = BASE_LR * 8 / 256
+    expected = [peak] * 5 + [peak / 10] * 10 + [peak / 100] * 5
+    assert [module.learning_rate(step) for step in range(20)] == pytest.approx(expected)
+    assert [module.weight_decay(step) for step in (0, 10)] == pytest.approx([0.1, 0.3])
+    assert module.weight_decay(19) < 0.5
+
+
+def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[tuple[float, float, float]] = []
+    step = torch.optim.SGD.step
+
+    def noting_step(self: torch.optim.SGD, closure: Any = None) -> Any:
+        result = step(self, closure)
+        decaying, spared = self.param_groups
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        noted.append((decaying["weight_decay"], spared["weight_decay"], norm))
+        return result
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting_step)
+    optimiser = OptimiserConfig(
+        weight_decay=0.1, final_weight_decay=0.3, decay_norm_and_bias=False, clip_norm=0.01, base_lr=0.1
+    )
+    module = train(tiny_recipe.recipe(optimiser=optimiser, epochs=1), tmp_path)
+    assert [decay for decay, _, _ in noted] == [module.weight_decay(step) for step in range(5)]
+    assert {spared for _, spared, _ in noted} == {0.0}
+    assert max(norm for _, _, norm in noted) == pytest.approx(0.01, rel=1e-3)

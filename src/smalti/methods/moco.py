@@ -38,6 +38,8 @@ class MoCoConfig:
         queue: Q, keys in the queue.
         temperature: tau.
         symmetric: each standard view is once the query and once the key, and the two losses are added.
+        batch_negatives: further canvases have the other keys of the batch as negatives beside the queue (Z^k of Eq. 9);
+            Un-Mix has the queue alone.
         norm_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
             statistics of the whole batch over all processes. The published runs had 32 images on each device.
         region_size: cells along a region read from the map.
@@ -48,6 +50,7 @@ class MoCoConfig:
     queue: int = 65536
     temperature: float = 0.2
     symmetric: bool = False
+    batch_negatives: bool = True
     norm_group: int = 32
     region_size: int = 7
     scored: ClassVar[str] = "query"
@@ -124,8 +127,11 @@ class MoCo(Method):
         logs = {"loss_standard": loss.detach(), "z_std": embedding_spread(z)}
         for number, (canvas, z) in enumerate(zip(composed, z_composed, strict=True)):
             image = first + canvas.regions.source.flatten()
-            among = info_nce_among(z.flatten(0, 1), key, image, negatives, tau)
-            term = weighted_mean(among, canvas.regions.weight)
+            if self.config.batch_negatives:
+                losses = info_nce_among(z.flatten(0, 1), key, image, negatives, tau)
+            else:
+                losses = info_nce(z.flatten(0, 1), key[image], negatives, tau)
+            term = weighted_mean(losses, canvas.regions.weight)
             logs[f"loss_composed_{number}"] = term.detach()
             loss = loss + term
         return loss, logs

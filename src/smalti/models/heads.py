@@ -25,13 +25,13 @@ class ProjectorConfig:
     """Shape of a projector.
 
     Attributes:
-        kind: "conv", of the released MosRep code; "mlp", of MoCo-v2.
-        hidden: H, width of the hidden layers; 0 for the backbone's own width.
+        kind: "conv", of the released MosRep code; "mlp", of MoCo-v2; "linear", of the first MoCo.
+        hidden: H, width of the hidden layers, if any; 0 for the backbone's own width.
         dim: D, width of the embedding.
         norm: batch normalisation after the first linear layer, as in BYOL.
     """
 
-    kind: Literal["conv", "mlp"] = "mlp"
+    kind: Literal["conv", "mlp", "linear"] = "mlp"
     hidden: int = 0
     dim: int = 128
     norm: bool = False
@@ -43,7 +43,20 @@ class ProjectorConfig:
     def build(self, channels: int) -> nn.Module:
         """A projector for C channels: Features of N -> (N, D)."""
         hidden = self.hidden or channels
+        if self.kind == "linear":
+            return LinearProjector(channels, self.dim)
         return (ConvProjector if self.kind == "conv" else MLPProjector)(channels, hidden, self.dim, self.norm)
+
+
+class LinearProjector(nn.Module):
+    """One linear layer on the pooled feature (MoCo, arXiv:1911.05722)."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Linear(channels, dim)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.layers(features.pooled)
 
 
 class MLPProjector(nn.Module):

@@ -1,8 +1,8 @@
 """Image mixture (Shen et al. 2020, arXiv:2003.05438) and its later version Un-Mix: the published settings.
 
-Where these differ from the papers': both keep a single linear layer as projector, here it is an MLP with one hidden
-layer; image mixture lowers the learning rate in steps, here it follows a cosine. The published linear probes have their
-own rates (10 and 30), on features as they are.
+Both keep the first MoCo's single linear layer as projector. Image mixture lowers the learning rate in steps, as the
+codes that it builds on do; the text does not say when in runs of 800 epochs: here, at the same fractions of them. The
+published linear probes have their own rates (10 and 30), on features as they are.
 """
 
 from dataclasses import replace
@@ -26,6 +26,7 @@ _CMC_SCALE = (0.08, 1.0)
 _HALF = {"channels": [32, 64, 128, 256]}  # two of them make a backbone of the usual width
 # The demonstration's crops; blur says nothing at 32 px.
 _CIFAR = Augmentation(blur=0.0)
+_LINEAR = ProjectorConfig(kind="linear", dim=128)
 
 
 def mixture_moco_in100_baseline() -> Recipe:
@@ -36,8 +37,8 @@ def mixture_moco_in100_baseline() -> Recipe:
         source=f"{_SOURCE}, table 5",
         published="linear probe on ImageNet-100, 800 epochs: 78.2",
         views=(crop, crop),
-        method=MoCoConfig(projector=ProjectorConfig(dim=128), momentum=0.99, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4),
+        method=MoCoConfig(projector=_LINEAR, momentum=0.99, queue=16384, temperature=0.07),
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
         batch_size=128,
     )
@@ -45,10 +46,12 @@ def mixture_moco_in100_baseline() -> Recipe:
 
 def mixture_moco_in100_baseline_240() -> Recipe:
     """MoCo on ImageNet-100, 240 epochs."""
+    base = mixture_moco_in100_baseline()
     return replace(
-        mixture_moco_in100_baseline(),
+        base,
         name="mixture_moco_in100_baseline_240",
         published="linear probe on ImageNet-100, 240 epochs: 73.4",
+        optimiser=replace(base.optimiser, drops=(120, 160, 200)),
         epochs=240,
     )
 
@@ -97,8 +100,8 @@ def mixture_moco_baseline() -> Recipe:
         source=f"{_SOURCE}, table 6",
         published="linear probe on ImageNet-1K, 200 epochs: 59.5",
         views=(crop, crop),
-        method=MoCoConfig(projector=ProjectorConfig(dim=128), momentum=0.999, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
+        method=MoCoConfig(projector=_LINEAR, momentum=0.999, queue=16384, temperature=0.07),
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
         batch_size=256,
     )
@@ -156,6 +159,15 @@ def unmix_moco_small() -> Recipe:
         source="our small version of Un-Mix on MoCo",
         published="",
         views=(*base.views, UnMix(size=32, augmentation=_CIFAR)),
+        method=MoCoConfig(
+            projector=ProjectorConfig(kind="conv", dim=128),
+            momentum=0.99,
+            queue=4096,
+            temperature=0.1,
+            batch_negatives=False,
+            norm_group=64,
+            region_size=4,
+        ),
     )
 
 
@@ -171,8 +183,8 @@ def mixture_cmc_in100_baseline() -> Recipe:
         published="linear probe on ImageNet-100, 800 epochs: 78.7",
         views=(crop, crop),
         backbone=BackboneConfig(name="resnet50", options=_HALF, split="ycbcr"),
-        method=CMCConfig(momentum=0.99, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4),
+        method=CMCConfig(projector=_LINEAR, momentum=0.99, queue=16384, temperature=0.07),
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
         batch_size=128,
     )
@@ -180,10 +192,12 @@ def mixture_cmc_in100_baseline() -> Recipe:
 
 def mixture_cmc_in100_baseline_240() -> Recipe:
     """CMC on ImageNet-100, 240 epochs; the paper's figure is the better of 4096 and 16384 negatives."""
+    base = mixture_cmc_in100_baseline()
     return replace(
-        mixture_cmc_in100_baseline(),
+        base,
         name="mixture_cmc_in100_baseline_240",
         published="linear probe on ImageNet-100, 240 epochs: 75.7",
+        optimiser=replace(base.optimiser, drops=(120, 160, 200)),
         epochs=240,
     )
 
@@ -229,8 +243,8 @@ def cmc() -> Recipe:
         source="CMC (arXiv:1906.05849), with image mixture's negatives",
         views=(crop, crop),
         backbone=BackboneConfig(name="resnet50", options=_HALF, split="lab"),
-        method=CMCConfig(momentum=0.999, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
+        method=CMCConfig(projector=_LINEAR, momentum=0.999, queue=16384, temperature=0.07),
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
         batch_size=256,
     )
@@ -275,11 +289,7 @@ def unmix_cifar10_baseline_symmetric() -> Recipe:
 
 
 def unmix_cifar10() -> Recipe:
-    """Un-Mix on asymmetric MoCo.
-
-    A mixed crop's negatives are the queue and the other keys of the batch, as for all further canvases here; in the
-    demonstration they are the queue alone.
-    """
+    """Un-Mix on asymmetric MoCo."""
     return _demo("unmix_cifar10", "CIFAR-10, ResNet-18, 1000 epochs: 91.34", mixed=True, symmetric=False)
 
 
@@ -320,11 +330,12 @@ def _demo(name: str, published: str, mixed: bool, symmetric: bool) -> Recipe:
         published=published,
         views=(crop, crop, mixture) if mixed else (crop, crop),
         method=MoCoConfig(
-            projector=ProjectorConfig(dim=128),
+            projector=_LINEAR,
             momentum=0.99,
             queue=4096,
             temperature=0.1,
             symmetric=symmetric,
+            batch_negatives=False,
             norm_group=64,
             region_size=4,
         ),

@@ -12,7 +12,7 @@ from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
-from smalti.schedules import cosine, warmup_cosine
+from smalti.schedules import cosine, warmup_cosine, warmup_drops
 from smalti.training.optim import make_optimiser, scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
@@ -84,6 +84,9 @@ class Pretraining(L.LightningModule):
         recipe = self.recipe
         warmup = round(recipe.optimiser.warmup_epochs * self.steps_per_epoch)
         peak = scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size)
+        if recipe.optimiser.drops:
+            drops = [round(epoch * self.steps_per_epoch) for epoch in recipe.optimiser.drops]
+            return warmup_drops(step, warmup, drops, peak)
         return warmup_cosine(step, self.total_steps, warmup, peak, recipe.optimiser.final_lr)
 
     def weight_decay(self, step: int) -> float:

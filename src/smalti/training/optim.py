@@ -24,6 +24,7 @@ class OptimiserConfig:
         decay_norm_and_bias: normalisation and bias parameters decay too, as in MoCo; LARS then adapts them too.
         warmup_epochs: epochs over which the rate rises from 0.
         final_lr: learning rate, of any batch, that the cosine falls to.
+        drops: epochs at which the rate falls to a tenth, in place of the cosine; none for the cosine.
         final_weight_decay: weight decay that a cosine leads to, as in DINO; None to keep `weight_decay`.
         clip_norm: greatest norm of all gradients together; 0 for no limit.
     """
@@ -35,6 +36,7 @@ class OptimiserConfig:
     decay_norm_and_bias: bool = True
     warmup_epochs: float = 0.0
     final_lr: float = 0.0
+    drops: tuple[float, ...] = ()
     final_weight_decay: float | None = None
     clip_norm: float = 0.0
 
@@ -47,6 +49,8 @@ class OptimiserConfig:
                 "0 or more, 0 or more, and a number in [0, 1)",
                 "mend the one outside",
             )
+        if self.drops and self.final_lr:
+            raise UserError(f"drops {self.drops} and final_lr {self.final_lr}", "one of the two", "leave one out")
         if self.final_lr < 0 or self.clip_norm < 0 or (self.final_weight_decay or 0) < 0:
             raise UserError(
                 f"final_lr {self.final_lr}, final_weight_decay {self.final_weight_decay}, clip_norm {self.clip_norm}",

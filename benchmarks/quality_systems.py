@@ -1,0 +1,129 @@
+"""Every system beside its own baseline on CIFAR-10, as far as two cores reach: one network, one budget for all.
+
+    python -m benchmarks.quality_systems --cifar10 DIR
+
+The small recipes on a narrow ResNet-10, all with the same short schedule; mosaics are not jittered, which costs more
+than it gives on maps of 4 x 4 cells. Written after every run, and runs that are there are not made again, so two
+processes may share the work.
+"""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.figures import machine
+from benchmarks.quality_cpu import link_images
+from smalti import api
+from smalti.files import atomic
+from smalti.methods.ediy import EDIYConfig
+from smalti.methods.mcl import MCLConfig
+from smalti.models.backbone import BackboneConfig
+from smalti.recipes import get_recipe
+from smalti.runs import RunFolder
+from smalti.training.fit import Engine
+from smalti.training.optim import OptimiserConfig
+from smalti.training.recipe import Recipe
+from smalti.views.mosaic import Mosaic
+
+IMAGES_OF_A_CLASS = 500
+EPOCHS, BATCH = 8, 64
+BASELINES = {
+    "moco_v2_small": ("moco_v2_multicrop_small", "mosrep_moco_small", "mixture_moco_small", "unmix_moco_small"),
+    "byol_small": ("byol_multicrop_small", "mosrep_byol_small", "ediy_small", "ediy_small, invariance alone"),
+    "dino_multicrop_small": ("mosrep_dino_small",),
+    "cmc_small": ("mixture_cmc_small",),
+    "supervised_small": ("supervised_montage_small",),
+    "mcl_small": (),
+}
+_CHANNELS = (24, 48, 96, 192)
+
+
+@dataclass
+class Arguments:
+    cifar10: Path
+    """CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg."""
+    out: Path = Path("results/quality_systems_cpu.json")
+    """The JSON to write, or to go on with."""
+    systems: tuple[str, ...] = tuple(name for baseline, others in BASELINES.items() for name in (baseline, *others))
+    """Which of them, in which order."""
+    seed: int = 0
+    """Of all runs."""
+    threads: int = 1
+    """Of the network."""
+
+
+def system(name: str) -> Recipe:
+    """A small recipe on the common network and schedule."""
+    name, _, variant = name.partition(", ")
+    recipe = get_recipe(name)
+    method: Any = recipe.method
+    if variant:
+        assert isinstance(method, EDIYConfig)
+        method = replace(method, diversity=0.0, byol=0.0)
+    if isinstance(method, MCLConfig):
+        method = replace(method, channels=32, hidden=256)
+    # A run of some hundred steps needs targets that follow within tens of them.
+    faster = {"momentum": 0.98, "norm_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
+    known = {field.name for field in fields(method)}
+    method = replace(method, **{key: value for key, value in faster.items() if key in known})
+    half = 2 if recipe.backbone.split != "none" else 1
+    return replace(
+        recipe,
+        views=tuple(replace(view, max_shift=0) if isinstance(view, Mosaic) else view for view in recipe.views),
+        backbone=BackboneConfig(
+            name="resnet18",
+            stem="stride8",
+            options={"layers": [1, 1, 1, 1], "channels": [width // half for width in _CHANNELS]},
+            split=recipe.backbone.split,
+        ),
+        method=method,
+        optimiser=OptimiserConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0),
+        epochs=EPOCHS,
+        batch_size=BATCH,
+    )
+
+
+def main() -> None:
+    given = tyro.cli(Arguments)
+    torch.set_num_threads(given.threads)
+    with TemporaryDirectory() as workplace:
+        link_images(given.cifar10, Path(workplace), IMAGES_OF_A_CLASS)
+        for name in given.systems:
+            if name not in _read(given.out)["systems"]:
+                scores = _run(workplace, replace(system(name), seed=given.seed))
+                content = _read(given.out)  # again: another process may have written meanwhile
+                content["systems"][name] = scores
+                with atomic(given.out) as temporary:
+                    temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.exists():
+        return json.loads(path.read_text())
+    return {
+        "machine": machine(),
+        "images": f"CIFAR-10, {IMAGES_OF_A_CLASS} images a class",
+        "epochs": EPOCHS,
+        "baselines": BASELINES,
+        "systems": {},
+    }
+
+
+def _run(data: str, recipe: Recipe) -> dict[str, float]:
+    """kNN and linear accuracy, and what the last step logged: a collapse shows there."""
+    with TemporaryDirectory() as folder:
+        encoder = api.pretrain(data, folder, recipe, engine=Engine(logger="none", score_every=-1, workers=0))
+        last = RunFolder(folder).metrics()[-1]
+    train, test = (api.embed(encoder, data, split, image_size=32) for split in ("train", "test"))
+    watched = ("loss", "z_std", "cell_std", "kl", "teacher_entropy")
+    logged = {f"logged {name}": last[name] for name in watched if name in last}
+    return api.evaluate_knn(train, test) | api.evaluate_linear(train, test) | logged
+
+
+if __name__ == "__main__":
+    main()
