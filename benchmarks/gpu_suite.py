@@ -72,7 +72,8 @@ def main(settings: Settings) -> None:
 
 def _checks(stages: Stages, _settings: Settings, scale: Scale) -> None:
     stages.run("checks/executors agree", partial(checks.executors, scale))
-    stages.run("checks/steps", partial(checks.steps, scale))
+    for name in quality.RECIPES:
+        stages.run(f"checks/steps of {name}", partial(checks.steps, name, scale))
     stages.run("checks/split batch normalisation", partial(checks.split_batch_norm_groups, scale))
     stages.run("checks/resume", partial(checks.resume, scale))
 
@@ -88,12 +89,13 @@ def _speed(stages: Stages, settings: Settings, scale: Scale) -> None:
 
 def _quality(stages: Stages, settings: Settings, scale: Scale) -> None:
     data, epochs = _data(settings), settings.epochs
-    for seed in settings.seeds:  # every recipe once before any a second time
-        for name in quality.RECIPES:
-            stages.run(
-                f"quality/{name}/{epochs} epochs/seed {seed}",
-                partial(quality.one_run, name, seed, epochs, data, settings.runs, scale),
-            )
+    runs = [(name, seed) for seed in settings.seeds for name in quality.MOSREP]  # each once before any a second time
+    runs += [(name, settings.seeds[0]) for name in quality.SYSTEMS]
+    for name, seed in runs:
+        stages.run(
+            f"quality/{name}/{epochs} epochs/seed {seed}",
+            partial(quality.one_run, name, seed, epochs, data, settings.runs, scale),
+        )
 
 
 _GROUPS = {"checks": _checks, "speed": _speed, "quality": _quality}

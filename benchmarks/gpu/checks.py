@@ -50,9 +50,9 @@ def executors(scale: Scale) -> dict[str, Any]:
     return {"ok": max(means) < 1.0 and max(largest) < 0.2, "levels": differences}
 
 
-def steps(scale: Scale) -> dict[str, Any]:
-    """Three steps in the machine's precision, channels last: finite losses, and weights that moved."""
-    recipe = scale.small("mosrep_moco_small", epochs=1)
+def steps(name: str, scale: Scale) -> dict[str, Any]:
+    """Three steps of a recipe in the machine's precision, channels last: finite losses, and weights that moved."""
+    recipe = scale.small(name, epochs=1)
     loop, batches = _loop_and_batches(recipe, scale, count=3)
     before = next(loop.method.encoder().parameters()).detach().clone()
     losses = [float(loop.step(n, canvases(batch, recipe.views, loop.normalisation))) for n, batch in enumerate(batches)]
@@ -113,4 +113,5 @@ def _loop_and_batches(recipe: Recipe, scale: Scale, count: int) -> tuple[BareLoo
     order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
     dataset = ViewDataset(source, recipe.views, order, statistics, "device")
     device = torch.device(scale.device)
-    return BareLoop(recipe, statistics, order, scale.device), [dataset[n].to(device) for n in range(count)]
+    loop = BareLoop(recipe, statistics, order, scale.device, source.class_names)
+    return loop, [dataset[n].to(device) for n in range(count)]

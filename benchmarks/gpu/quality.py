@@ -11,7 +11,22 @@ from smalti import api
 from smalti.training.fit import Engine
 from smalti.training.hardware import available_cores
 
-RECIPES = ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small")
+MOSREP = ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small")
+SYSTEMS = (
+    "byol_small",
+    "mosrep_byol_small",
+    "ediy_small",
+    "dino_multicrop_small",
+    "mosrep_dino_small",
+    "mixture_moco_small",
+    "unmix_moco_small",
+    "cmc_small",
+    "mixture_cmc_small",
+    "mcl_small",
+    "supervised_small",
+    "supervised_montage_small",
+)
+RECIPES = (*MOSREP, *SYSTEMS)
 
 
 def one_run(name: str, seed: int, epochs: int, data: Path, runs: Path, scale: Scale) -> dict[str, Any]:

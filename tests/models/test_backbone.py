@@ -82,6 +82,15 @@ def test_any_number_of_channels(stem: str, channels: int) -> None:
     assert backbone(torch.randn(1, channels, 32, 32)).pooled.shape == (1, 512)
 
 
+def test_a_view_that_a_vit_cannot_cut_into_patches_is_refused() -> None:
+    vit = Backbone(BackboneConfig(name="vit_tiny_patch16_224", options={"depth": 1}))
+    vit.check_size(96)
+    with pytest.raises(UserError, match=r"views of 55 px .* use views of 48 px"):
+        vit.check_size(55)
+    for name in ("resnet18", "swin_tiny_patch4_window7_224"):
+        Backbone(BackboneConfig(name=name)).check_size(55)
+
+
 def test_an_unknown_name_suggests_close_ones() -> None:
     with pytest.raises(UserError, match="resnet50"):
         make_backbone("resnet5O")

@@ -86,6 +86,16 @@ class Backbone(nn.Module):
         features = self.model.forward_features(images)
         return Features(self._as_map(features, images), self.model.forward_head(features, pre_logits=True))
 
+    def check_size(self, size: int) -> None:
+        """Raise UserError for images of a side, pixels, that a vision transformer cannot cut into whole patches."""
+        patch = self.stride if _TAKES_DYNAMIC_SIZE.match(self.config.name) else 1
+        if size % patch:
+            raise UserError(
+                f"views of {size} px for {self.config.name} with patches of {patch} px",
+                "whole patches",
+                f"use views of {max(1, round(size / patch)) * patch} px",
+            )
+
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> the maps of every stage, finest first, each (N, C_p, h_p, w_p).
 

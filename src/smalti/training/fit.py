@@ -119,6 +119,8 @@ def make_module(
     torch.manual_seed(recipe.seed)
     normalisation = Normalisation(statistics.mean, statistics.std)
     method = recipe.method.build(recipe.backbone, DataInfo(normalisation, class_names))
+    for view in recipe.views:
+        method.encoder().check_size(view.canvas_size)
     method.to(memory_format=torch.channels_last)
     steps_per_epoch = order.steps_per_epoch // recipe.accumulate * recipe.accumulate
     order.check_parts(recipe.accumulate)
