@@ -354,10 +354,12 @@ def _load(encoder: str, backbone: str) -> "Encoder":
 def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:
     from smalti.api import embed
     from smalti.images.catalogue import has_split, open_source
+    from smalti.images.named import Split
 
     if not test and not has_split(train):
         raise UserError(f"--train {train} alone, which has no test part", "a --test set too", "give --test FOLDER")
-    parts = [("--train", train, "train"), ("--test", test or train, "test" if not test or has_split(test) else "train")]
+    tested: Split = "test" if not test or has_split(test) else "train"
+    parts: list[tuple[str, str, Split]] = [("--train", train, "train"), ("--test", test or train, tested)]
     for option, data, part in parts:  # before hours of embedding
         if open_source(data, part, encoder.info.backbone.in_channels).labels is None:
             raise UserError(f"{option} {data}, images without labels", "one sub-folder a class", "sort them into some")

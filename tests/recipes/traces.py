@@ -43,6 +43,11 @@ def path_of(name: str) -> Path:
     return FOLDER / f"{name}.txt"
 
 
+def read(name: str) -> list[float]:
+    """The losses on file."""
+    return [float(line) for line in path_of(name).read_text().splitlines()]
+
+
 def shrunk(recipe: Recipe) -> Recipe:
     """The recipe with small images, batch and widths."""
     most = _MOST_PIXELS[next(name for name in _FAMILIES if recipe.backbone.name.startswith(name))]
@@ -96,7 +101,7 @@ def _images() -> tuple[ArraySource, PixelStatistics]:
     return source, measure(source)
 
 
-def trace(recipe: Recipe) -> Iterator[float]:
+def trace(recipe: Recipe, steps: int = STEPS) -> Iterator[float]:
     """The losses of the first steps."""
     everything, statistics = _images()
     recipe = shrunk(recipe)
@@ -106,7 +111,7 @@ def trace(recipe: Recipe) -> Iterator[float]:
     loop = BareLoop(recipe, statistics, order, class_names=source.class_names)
     loop.method.double()
     dataset = ViewDataset(source, recipe.views, order, statistics, "device")
-    for step in range(STEPS):
+    for step in range(steps):
         batch = dataset[step]
         assert batch.images is not None
         batch.images = batch.images.double() / 255

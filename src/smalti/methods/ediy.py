@@ -10,27 +10,24 @@ D embedding.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from smalti.distributed import gather, rank
 from smalti.errors import UserError
 from smalti.losses.cells import diversity_loss, invariance_loss, most_different, most_similar, take_cells
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.byol import BYOL, BYOLConfig
 from smalti.methods.method import DataInfo, Progress, Step
+from smalti.methods.random_cells import other_images, random_pairs
 from smalti.models.backbone import BackboneConfig, Features
 from smalti.models.batch_norm import synchronise_batch_norm
-from smalti.models.checkpoints import load_encoder
+from smalti.models.frozen_teacher import FrozenTeacher
 from smalti.models.heads import mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.views.canvas import Canvas
-from smalti.views.draws import field_key, uniform
-from smalti.views.finish import Normalisation
-from smalti.views.plan import Composition, Floats, Ints
+from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,7 @@ class EDIY(BYOL):
     def __init__(self, config: EDIYConfig, backbone: BackboneConfig, data: DataInfo) -> None:
         super().__init__(config, backbone)
         dim = config.projector.dim
-        self.teacher: _Teacher | None = None
+        self.teacher: FrozenTeacher | None = None
         if config.diversity or config.invariance:
             self.local_projector = config.projector.build(self.online.backbone.dim)
             self.local_target = momentum_copy(self.local_projector)
@@ -101,7 +98,9 @@ class EDIY(BYOL):
             for module in (self.local_projector, self.local_target, self.local_predictor):
                 synchronise_batch_norm(module)
             if config.teacher:
-                self.teacher = _Teacher(config.teacher, data.normalisation, self.online.backbone.stride)
+                normalisation = data.normalisation
+                stride = self.online.backbone.stride
+                self.teacher = FrozenTeacher(config.teacher, normalisation.mean, normalisation.std, stride)
         if not config.byol:
             # No loss would give them gradients, and several processes would wait for those.
             del self.online.projector, self.target.projector, self.predictor
@@ -134,7 +133,7 @@ class EDIY(BYOL):
             if self.config.negatives == "own":
                 away = [take_cells(*each) for each in zip(f, different, strict=True)]
             else:
-                away = [_other_images(each, view, progress) for view, each in enumerate(g)]
+                away = [other_images(each, view, progress) for view, each in enumerate(g)]
             term = _sum_over_views(diversity_loss, f, away, views)  # Eq. 5
             loss = loss + self.config.diversity * term
             logs["loss_diversity"] = term.detach()
@@ -166,7 +165,7 @@ class EDIY(BYOL):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """D(j) and S(j) of each standard view (Eq. 4 and 6), (N, R) numbers of its own and of the other's cells."""
         if self.config.pairing == "random":
-            return _random_pairs([features.map for features in target], progress)
+            return random_pairs([features.map for features in target], progress)
         maps = [features.map for features in target]
         if self.teacher is not None:
             maps = [self.teacher(canvas.pixels) for canvas in standard]
@@ -179,45 +178,6 @@ class EDIY(BYOL):
         own_teacher = self.teacher is None and self.config.pairing == "teacher"
         waits = own_teacher and self.config.byol > 0
         return float(not waits or progress.step >= self.config.warmup_epochs * progress.steps_per_epoch)
-
-
-class _Teacher(nn.Module):
-    """A frozen backbone, in evaluation mode whatever the method does, for pixels normalised for another one.
-
-    Args:
-        path: of the encoder or checkpoint.
-        ours: normalisation of the pixels that it is given.
-        stride: of the backbone whose cells it ranks.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, path: str, ours: Normalisation, stride: int) -> None:
-        super().__init__()
-        encoder = load_encoder(path)
-        self.backbone = encoder.backbone.requires_grad_(False)
-        theirs = encoder.info.pixels
-        if self.backbone.stride != stride or len(theirs.mean) != len(ours.mean):
-            raise UserError(
-                f"teacher {path} of stride {self.backbone.stride} for {len(theirs.mean)} channels",
-                f"stride {stride} and {len(ours.mean)} channels, as the network in training has",
-                "give another --method.teacher or --backbone.name",
-            )
-        mean, std, their_mean, their_std = (
-            torch.tensor(each, dtype=torch.float64).view(1, -1, 1, 1)
-            for each in (ours.mean, ours.std, theirs.mean, theirs.std)
-        )
-        self.register_buffer("scale", (std / their_std).float())
-        self.register_buffer("shift", ((mean - their_mean) / their_std).float())
-        self.eval()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) -> the last map, (N, C', h, w)."""
-        return self.backbone(torch.addcmul(self.shift, pixels, self.scale)).map
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)
 
 
 def _as_images(features: Features) -> Features:
@@ -235,36 +195,3 @@ def _sum_over_views(
         for mine, theirs, canvas in zip(cells, partners, views, strict=True)
     ]
     return torch.stack(terms).sum()
-
-
-def _random_pairs(maps: Sequence[Tensor], progress: Progress) -> tuple[list[Tensor], list[Tensor]]:
-    """In the place of D(j) another cell of the view, in that of S(j) any cell of the other view."""
-    count, cells = len(maps[0]), [each.shape[2] * each.shape[3] for each in maps]
-    different, similar = [], []
-    for view, (own, others) in enumerate(zip(cells, reversed(cells), strict=True)):
-        another = _another(np.arange(own), own, _uniform("different", view, count, own, progress))
-        different.append(torch.from_numpy(another).to(maps[0].device))
-        any_one = (_uniform("similar", view, count, own, progress) * others).astype(np.int64)
-        similar.append(torch.from_numpy(any_one).to(maps[0].device))
-    return different, similar
-
-
-def _other_images(g: Tensor, view: int, progress: Progress) -> Tensor:
-    """(N, R, D) for every cell the mean cell of a random other image, the batch being that of all processes."""
-    count, cells = g.shape[:2]
-    means = gather(g.mean(dim=1))  # (W*N, D)
-    own = rank() * count + np.arange(count)[:, None]
-    index = _another(own, len(means), _uniform("other", view, count, cells, progress))
-    return means[torch.from_numpy(index).to(g.device)]
-
-
-def _uniform(field: str, view: int, count: int, cells: int, progress: Progress) -> Floats:
-    """(N, R) uniform numbers that depend on the place in the batch of all processes, not on who draws them."""
-    image = rank() * count + np.arange(count, dtype=np.uint64)[:, None]
-    cell = np.arange(cells, dtype=np.uint64)
-    return uniform(progress.seed, field_key(field), progress.step, view, image, cell)
-
-
-def _another(own: Ints, count: int, u: Floats) -> Ints:
-    """One of `count` things other than `own`, each as likely."""
-    return (own + 1 + (u * (count - 1)).astype(np.int64)) % count

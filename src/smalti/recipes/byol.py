@@ -51,7 +51,7 @@ def byol_300() -> Recipe:
         name="byol_300",
         source="arXiv:2006.07733, section 5 and released code",
         published="linear probe on ImageNet-1K, 300 epochs: 72.5",
-        method=replace(base.method, momentum=0.99),
+        method=BYOLConfig(momentum=0.99),
         optimiser=replace(base.optimiser, base_lr=0.3, weight_decay=1e-6),
         epochs=300,
     )
