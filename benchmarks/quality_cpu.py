@@ -46,6 +46,8 @@ class Arguments:
     """Each arm is trained once with each."""
     arms: tuple[str, ...] = ("two-crop", "multi-crop", "mosaic", "mosaic with jitter")
     """Which of them."""
+    epochs: int = 0
+    """Of each run; 0 for the setting's own."""
     threads: int = 1
     """Of the network."""
 
@@ -115,6 +117,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as workplace:
         setting = cifar10(given.cifar10, Path(workplace)) if given.cifar10 else photos()
+        if given.epochs:
+            setting = replace(setting, mosaic=replace(setting.mosaic, epochs=given.epochs))
         for seed, arm in ((seed, arm) for seed in given.seeds for arm in given.arms):
             if f"{arm}/{seed}" not in _read(given.out, setting)["runs"]:
                 scores = _run(setting, replace(setting.arms()[arm], seed=seed))

@@ -31,7 +31,7 @@ STEPS = 20
 _TEACHER = str(Path(__file__).parent.parent / "tiny_teacher.py")
 _BATCHES = (8, 16, 32)
 _MOST_PIXELS = {"resnet": 64, "vit": 112, "swin": 64}  # at 112 px local crops still have whole patches of 16
-_WIDEST = 64
+_WIDEST = 16
 _FAMILIES: dict[str, dict[str, Any]] = {
     "resnet": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     "vit": {"depth": 1, "embed_dim": 24, "num_heads": 3},
