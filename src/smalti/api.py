@@ -73,8 +73,12 @@ def pretrain(
         network=recipe.method.scored,
     )
     engine = engine or Engine()
-    if is_first() and not (run.path / "views.png").exists():
-        draw(source, recipe, run.path / "views.png", statistics)
+    picture = run.path / "views.png"
+
+    def draw_once() -> None:
+        if not picture.exists():
+            draw(source, recipe, picture, statistics)
+
     fit(
         source,
         run,
@@ -84,6 +88,7 @@ def pretrain(
         export=lambda backbone: save_encoder(run.path, backbone, info),
         monitors=_monitors(data, source, info, engine),
         resume=resume,
+        begun=draw_once,
     )
     return load_encoder(run.path)
 

@@ -76,6 +76,7 @@ def fit(
     export: Callable[[Backbone], object],
     monitors: Sequence[Monitor] = (),
     resume: bool = False,
+    begun: Callable[[], object] = lambda: None,
 ) -> Pretraining:
     """Train from where `run` stands, or from the start, to the end.
 
@@ -88,6 +89,7 @@ def fit(
         export: writes the encoder file; called at every checkpoint.
         monitors: score the backbone now and then.
         resume: continue the run that is there.
+        begun: called once the settings are known to be possible and the run folder is there, before the first step.
 
     Raises:
         UserError: see `BatchOrder`, `RunFolder.begin`, `BadFiles`; also for a loss that is not finite.
@@ -102,6 +104,7 @@ def fit(
     module = make_module(recipe, statistics, order, source.class_names)
     if is_first():  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
+        begun()
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, module)
     if is_first():
