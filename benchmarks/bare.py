@@ -9,7 +9,7 @@ from smalti.images.statistics import PixelStatistics
 from smalti.models.momentum import update_targets
 from smalti.training.fit import make_module
 from smalti.training.hardware import resolve_precision
-from smalti.training.optim import make_optimiser
+from smalti.training.optim import clip_gradients, make_optimiser
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.loader import BatchOrder
@@ -38,7 +38,7 @@ class BareLoop:
         self.method = self._module.method.to(device)
         self.normalisation = self._module.normalisation
         self._optimiser = make_optimiser(recipe.optimiser, self.method, recipe.batch_size)
-        self._clip_norm = recipe.optimiser.clip_norm
+        self._recipe = recipe
         self.autocast = torch.autocast(
             device, torch.bfloat16, enabled=resolve_precision(recipe.precision) == "bf16-mixed"
         )
@@ -50,8 +50,7 @@ class BareLoop:
             loss, _ = self.method(views, progress)
         self._optimiser.zero_grad()
         loss.backward()
-        if self._clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.method.parameters(), self._clip_norm)
+        clip_gradients(self._recipe.optimiser, self.method)
         for group in self._optimiser.param_groups:
             group["lr"] = self._module.learning_rate(number)
             if group["weight_decay"]:

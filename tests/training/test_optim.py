@@ -8,7 +8,7 @@ from timm.optim import Lars
 from torch import nn
 
 from smalti.errors import UserError
-from smalti.training.optim import OptimiserConfig, make_optimiser
+from smalti.training.optim import OptimiserConfig, clip_gradients, make_optimiser
 
 NETWORK = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
 
@@ -32,6 +32,16 @@ def test_normalisation_and_biases_can_be_spared_from_decay() -> None:
     conv, norm, linear = NETWORK
     assert [decays[id(p)] for p in (conv.weight, linear.weight)] == [0.1, 0.1]
     assert [decays[id(p)] for p in (conv.bias, linear.bias, norm.weight, norm.bias)] == [0.0] * 4
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_are_clipped_together_or_each_by_itself(each: bool) -> None:
+    network = nn.Linear(2, 2)
+    network.weight.grad, network.bias.grad = torch.full((2, 2), 3.0), torch.tensor([0.3, 0.4])
+    clip_gradients(OptimiserConfig(clip_norm=1.0, clip_each=each), network)
+    norms = [float(parameter.grad.norm()) for parameter in (network.weight, network.bias)]
+    whole = (6**2 + 0.5**2) ** 0.5
+    assert norms == pytest.approx([1.0, 0.5] if each else [6 / whole, 0.5 / whole], rel=1e-4)
 
 
 def test_weights_that_take_no_gradient_are_left_alone() -> None:

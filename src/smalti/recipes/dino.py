@@ -1,7 +1,4 @@
-"""DINO and MosRep on it: the published ImageNet settings, and small ones for images of 32 px.
-
-Released DINO limits the norm of each parameter's gradient to 3; here the limit is on all gradients together.
-"""
+"""DINO and MosRep on it: the published ImageNet settings, and small ones for images of 32 px."""
 
 from dataclasses import replace
 
@@ -39,6 +36,7 @@ def dino() -> Recipe:
             warmup_epochs=10.0,
             final_lr=1e-6,
             clip_norm=3.0,
+            clip_each=True,
         ),
         epochs=300,
         batch_size=1024,

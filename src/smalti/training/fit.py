@@ -172,7 +172,6 @@ def _train(
         precision=resolve_precision(recipe.precision),
         max_epochs=1,  # to Lightning the whole run is one pass over a loader that begins at the next step
         accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.optimiser.clip_norm or None,
         callbacks=[
             log,
             Watching(run, ledger.merge, monitors, scored, log, engine.log_every),

@@ -13,7 +13,7 @@ from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
 from smalti.schedules import cosine, warmup_cosine, warmup_drops
-from smalti.training.optim import make_optimiser, scale_learning_rate
+from smalti.training.optim import clip_gradients, make_optimiser, scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.draws import mix
@@ -100,6 +100,10 @@ class Pretraining(L.LightningModule):
             optimiser.load_state_dict(self.optimiser_state)
             self.optimiser_state = None
         return optimiser
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Called by Lightning between the backward pass and the step."""
+        clip_gradients(self.recipe.optimiser, self.method)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None

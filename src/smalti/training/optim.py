@@ -27,6 +27,7 @@ class OptimiserConfig:
         drops: epochs at which the rate falls to a tenth, in place of the cosine; none for the cosine.
         final_weight_decay: weight decay that a cosine leads to, as in DINO; None to keep `weight_decay`.
         clip_norm: greatest norm of all gradients together; 0 for no limit.
+        clip_each: limit the gradient of each parameter by itself instead, as released DINO does.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -39,6 +40,7 @@ class OptimiserConfig:
     drops: tuple[float, ...] = ()
     final_weight_decay: float | None = None
     clip_norm: float = 0.0
+    clip_each: bool = False
 
     def __post_init__(self) -> None:
         if self.base_lr <= 0:
@@ -62,6 +64,15 @@ class OptimiserConfig:
 def scale_learning_rate(base_lr: float, batch_size: int) -> float:
     """base * batch / 256 (Goyal et al., arXiv:1706.02677), the batch being that of an optimiser step on all devices."""
     return base_lr * batch_size / REFERENCE_BATCH
+
+
+def clip_gradients(config: OptimiserConfig, module: nn.Module) -> None:
+    """Shorten gradients that are longer than `clip_norm`."""
+    if not config.clip_norm:
+        return
+    learning = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    for parameters in [[parameter] for parameter in learning] if config.clip_each else [learning]:
+        nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 
 
 def make_optimiser(config: OptimiserConfig, module: nn.Module, batch_size: int) -> torch.optim.Optimizer:
