@@ -20,9 +20,12 @@ from benchmarks.figures import machine
 from benchmarks.quality_cpu import link_images
 from smalti import api
 from smalti.files import atomic
+from smalti.images.catalogue import open_source
+from smalti.images.statistics import measure
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
-from smalti.models.backbone import BackboneConfig
+from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.encoder import Encoder, EncoderInfo
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
@@ -40,6 +43,7 @@ BASELINES = {
     "supervised_small": ("supervised_montage_small",),
     "mcl_small": (),
 }
+UNTRAINED = "random weights"
 _CHANNELS = (24, 48, 96, 192)
 
 
@@ -49,7 +53,7 @@ class Arguments:
     """CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg."""
     out: Path = Path("results/quality_systems_cpu.json")
     """The JSON to write, or to go on with."""
-    systems: tuple[str, ...] = tuple(name for baseline, others in BASELINES.items() for name in (baseline, *others))
+    systems: tuple[str, ...] = (UNTRAINED, *(name for first, others in BASELINES.items() for name in (first, *others)))
     """Which of them, in which order."""
     seed: int = 0
     """Of all runs."""
@@ -95,7 +99,8 @@ def main() -> None:
         link_images(given.cifar10, Path(workplace), IMAGES_OF_A_CLASS)
         for name in given.systems:
             if name not in _read(given.out)["systems"]:
-                scores = _run(workplace, replace(system(name), seed=given.seed))
+                untrained = name == UNTRAINED
+                scores = _untrained(workplace) if untrained else _run(workplace, replace(system(name), seed=given.seed))
                 content = _read(given.out)  # again: another process may have written meanwhile
                 content["systems"][name] = scores
                 with atomic(given.out) as temporary:
@@ -114,15 +119,26 @@ def _read(path: Path) -> dict[str, Any]:
     }
 
 
+def _untrained(data: str) -> dict[str, float]:
+    torch.manual_seed(0)
+    backbone = system("moco_v2_small").backbone
+    info = EncoderInfo(backbone=backbone, pixels=measure(open_source(data)), image_size=32, crop_fraction=1.0)
+    return _scores(Encoder(Backbone(backbone), info), data)
+
+
+def _scores(encoder: Encoder, data: str) -> dict[str, float]:
+    train, test = (api.embed(encoder, data, split, image_size=32) for split in ("train", "test"))
+    return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
+
+
 def _run(data: str, recipe: Recipe) -> dict[str, float]:
     """kNN and linear accuracy, and what the last step logged: a collapse shows there."""
     with TemporaryDirectory() as folder:
         encoder = api.pretrain(data, folder, recipe, engine=Engine(logger="none", score_every=-1, workers=0))
         last = RunFolder(folder).metrics()[-1]
-    train, test = (api.embed(encoder, data, split, image_size=32) for split in ("train", "test"))
     watched = ("loss", "z_std", "cell_std", "kl", "teacher_entropy")
     logged = {f"logged {name}": last[name] for name in watched if name in last}
-    return api.evaluate_knn(train, test) | api.evaluate_linear(train, test) | logged
+    return _scores(encoder, data) | logged
 
 
 if __name__ == "__main__":
