@@ -62,13 +62,14 @@ class SplitModel(nn.Module):
         heads = (self.lightness.forward_head, lightness), (self.colour.forward_head, colour)
         return torch.cat([head(half, pre_logits=pre_logits) for head, half in heads], dim=1)
 
-    def forward_intermediates(self, images: Tensor, **options: Any) -> list[Tensor]:
+    def forward_intermediates(self, images: Tensor, **options: Any) -> tuple[Tensor, list[Tensor]]:
         lightness, colour = self.split(images)
-        maps = self.lightness.forward_intermediates(lightness, **options)
-        return [
-            torch.cat(both, dim=1)
-            for both in zip(maps, self.colour.forward_intermediates(colour, **options), strict=True)
-        ]
+        (last, maps), (last_colour, colour_maps) = (
+            network.forward_intermediates(half, **options)
+            for network, half in ((self.lightness, lightness), (self.colour, colour))
+        )
+        both = torch.cat([last, last_colour], dim=self._channel_dim(last))
+        return both, [torch.cat(pair, dim=1) for pair in zip(maps, colour_maps, strict=True)]
 
     def _channel_dim(self, features: Tensor) -> int:
         return 1 if features.ndim == 4 and self.output_fmt == "NCHW" else -1
