@@ -38,7 +38,7 @@ EPOCHS, BATCH = 8, 64
 BASELINES = {
     "moco_v2_small": ("moco_v2_multicrop_small", "mosrep_moco_small", "mixture_moco_small", "unmix_moco_small"),
     "byol_small": ("byol_multicrop_small", "mosrep_byol_small", "ediy_small", "ediy_small, invariance alone"),
-    "dino_multicrop_small": ("mosrep_dino_small",),
+    "dino_multicrop_small": ("mosrep_dino_small", "dino_multicrop_small, SGD", "mosrep_dino_small, SGD"),
     "cmc_small": ("mixture_cmc_small",),
     "supervised_small": ("supervised_montage_small",),
     "mcl_small": (),
@@ -66,7 +66,7 @@ def system(name: str) -> Recipe:
     name, _, variant = name.partition(", ")
     recipe = get_recipe(name)
     method: Any = recipe.method
-    if variant:
+    if variant == "invariance alone":
         assert isinstance(method, EDIYConfig)
         method = replace(method, diversity=0.0, byol=0.0)
     if isinstance(method, MCLConfig):
@@ -75,6 +75,10 @@ def system(name: str) -> Recipe:
     faster = {"momentum": 0.98, "norm_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
     known = {field.name for field in fields(method)}
     method = replace(method, **{key: value for key, value in faster.items() if key in known})
+    # DINO learns nothing by SGD here: every answer became uniform (teacher_entropy log 4096, kl 0).
+    optimiser = OptimiserConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)
+    if recipe.optimiser.name == "adamw" and variant != "SGD":
+        optimiser = replace(recipe.optimiser, base_lr=0.002, warmup_epochs=1.0)
     half = 2 if recipe.backbone.split != "none" else 1
     return replace(
         recipe,
@@ -86,7 +90,7 @@ def system(name: str) -> Recipe:
             split=recipe.backbone.split,
         ),
         method=method,
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0),
+        optimiser=optimiser,
         epochs=EPOCHS,
         batch_size=BATCH,
     )
