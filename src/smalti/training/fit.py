@@ -187,6 +187,7 @@ def _train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # a frozen teacher
         warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")
         trainer.fit(module)
 
