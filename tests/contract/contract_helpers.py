@@ -41,7 +41,7 @@ BACKBONES = {
 }
 _MLP = ProjectorConfig(hidden=16, dim=16, norm=True)
 _TEACHER = str(Path(__file__).parent.parent / "tiny_teacher.py")
-METHODS: dict[str, MethodConfig] = {
+METHODS: dict[str, Any] = {
     "moco": MoCoConfig(
         projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=20, norm_group=4, region_size=2
     ),
@@ -67,6 +67,12 @@ METHODS: dict[str, MethodConfig] = {
         teacher_temperature=0.2,
     ),
 }
+# Further ways of a method to depend on what other processes hold.
+TOGETHER: dict[str, Any] = METHODS | {
+    "ediy, random pairs": replace(METHODS["ediy"], pairing="random"),
+    "ediy, other images": replace(METHODS["ediy"], negatives="other", warmup_epochs=0.0),
+    "moco, synchronised and symmetric": replace(METHODS["moco"], norm_group=0, symmetric=True),
+}
 STANDARD = Crop(size=SIZE)
 COMPOSITIONS: dict[str, Composition] = {
     "crops": Crop(size=SIZE // 2, count=2),
@@ -86,7 +92,7 @@ def backbone_for(method: str, backbone: str) -> BackboneConfig:
 
 def method_for(method: str, backbone: str) -> MethodConfig:
     """A method's settings for a backbone: a plain ViT has no stages for a feature pyramid network."""
-    config = METHODS[method]
+    config = TOGETHER[method]
     return replace(config, fpn=False) if isinstance(config, MCLConfig) and backbone == "vit" else config
 
 

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import tiny_teacher
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from helpers import EIGHT_BIT, PLAIN, ListSource, exact_canvas, run_in_processes, textured
+from helpers import PLAIN, exact_canvas, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smalti.distributed import rank, world_size
 from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
 from smalti.methods.affinity import AffinityConfig, AffinityDistillation
@@ -28,12 +26,10 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.teacher import load_teacher
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalisation, finish
-from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.finish import Normalisation
 from smalti.views.mixture import UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
-from smalti.views.render_device import render
 
 BACKBONE = BackboneConfig(
     name="resnet18",
@@ -248,36 +244,3 @@ def test_the_first_view_must_be_a_standard_one() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         AffinityConfig(**settings)
-
-
-def take_step() -> dict[str, Any]:
-    """Loss and gradients averaged over the processes."""
-    method, views = make_method(), (Crop(size=16), Crop(size=16), Mosaic(tile_size=8, max_shift=5))
-    order = BatchOrder(num_images=16, batch_size=8, seed=1, block=4)
-    source = ListSource(textured(16))
-    source.labels = torch.arange(16).remainder(3).numpy()
-    dataset = ViewDataset(source, views, order, EIGHT_BIT, executor="device", rank=rank(), world_size=world_size())
-    batch = dataset[0]
-    assert batch.images is not None
-    assert batch.labels is not None
-    images = batch.images.double() / 255
-    canvases = [
-        finish(view, plan, render(plan, images), NORMALISATION) for view, plan in zip(views, batch.plans, strict=True)
-    ]
-    canvases = [replace(canvas, regions=canvas.regions.labelled(batch.labels)) for canvas in canvases]
-    loss = method(canvases, START).loss
-    loss.backward()
-    gradients = {name: _mean(parameter.grad) for name, parameter in method.named_parameters()}
-    return {"loss": _mean(loss.detach()), "gradients": gradients}
-
-
-def _mean(tensor: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor / world_size()
-
-
-def test_two_processes_take_the_step_of_one() -> None:
-    one = take_step()
-    for each in run_in_processes(take_step, 2):
-        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers import EIGHT_BIT, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from helpers import PLAIN, UNCHANGED, exact_canvas, textured
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from smalti.distributed import rank, world_size
 from smalti.errors import UserError
 from smalti.methods.cmc import CMC, CMCConfig
 from smalti.methods.method import DataInfo, Progress
@@ -22,12 +20,10 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.network import Network
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalisation, finish
-from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.finish import Normalisation
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
-from smalti.views.render_device import render
 
 BACKBONE = BackboneConfig(
     name="resnet18",
@@ -194,40 +190,3 @@ def test_views_that_cmc_cannot_learn_from_are_refused(views: list[Composition]) 
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         CMCConfig(**settings)
-
-
-VIEWS = (Mixture(size=16, region_images=3, global_images=3), Mixture(size=16, global_images=3, region_images=3))
-FURTHER = (Mosaic(tile_size=8, max_shift=5), UnMix(size=16))
-
-
-def take_step() -> dict[str, Any]:
-    """Loss and gradients averaged over the processes, and the queues."""
-    method = make_method()
-    views = (*VIEWS, *FURTHER)
-    order = BatchOrder(num_images=16, batch_size=8, seed=1, block=4)
-    dataset = ViewDataset(
-        ListSource(textured(16)), views, order, EIGHT_BIT, executor="device", rank=rank(), world_size=world_size()
-    )
-    batch = dataset[0]
-    assert batch.images is not None
-    images = batch.images.double() / 255
-    canvases = [
-        finish(view, plan, render(plan, images), NORMALISATION) for view, plan in zip(views, batch.plans, strict=True)
-    ]
-    loss = method(canvases, START).loss
-    loss.backward()
-    gradients = {name: _mean(parameter.grad) for name, parameter in method.query_network.named_parameters()}
-    queues = torch.stack([method.lightness_queue.keys, method.colour_queue.keys])
-    return {"loss": _mean(loss.detach()), "gradients": gradients, "queues": queues}
-
-
-def _mean(tensor: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor / world_size()
-
-
-def test_two_processes_take_the_step_of_one() -> None:
-    one = take_step()
-    for each in run_in_processes(take_step, 2):
-        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers import EIGHT_BIT, NO_DATA, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from helpers import NO_DATA, PLAIN, exact_canvas, textured
 from timm.layers import DropPath
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from smalti.distributed import rank, world_size
 from smalti.errors import UserError
 from smalti.methods.dino import DINO, DINOConfig
 from smalti.methods.method import Progress
@@ -24,11 +22,8 @@ from smalti.models.prototypes import PrototypeHeadConfig
 from smalti.schedules import cosine
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.crops import Crop
-from smalti.views.finish import finish
-from smalti.views.loader import BatchOrder, ViewDataset
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
-from smalti.views.render_device import render
 
 BACKBONES = {
     "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
@@ -353,51 +348,3 @@ def test_any_further_composition_is_accepted(composed: list[Composition]) -> Non
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         DINOConfig(**settings)
-
-
-VIEWS = (Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=10), Crop(size=16, count=2))
-
-
-def take_step() -> dict[str, Any]:
-    """Loss and gradients averaged over the processes, and the buffers that this process then holds."""
-    torch.manual_seed(0)
-    options = {"channels": [8, 8, 16, 16], "zero_init_last": False}
-    backbone = BackboneConfig(name="resnet18", stem="stride8", options=options)
-    method = DINOConfig(head=replace(HEAD, norm=True), region_size=3).build(backbone, NO_DATA).double()
-    dataset = ViewDataset(
-        ListSource(textured(24)),
-        VIEWS,
-        BatchOrder(num_images=24, batch_size=16, seed=1, block=4),
-        EIGHT_BIT,
-        executor="device",
-        rank=rank(),
-        world_size=world_size(),
-    )
-    batch = dataset[0]
-    assert batch.images is not None
-    images = batch.images.double() / 255
-    canvases = [
-        finish(view, plan, render(plan, images), UNCHANGED) for view, plan in zip(VIEWS, batch.plans, strict=True)
-    ]
-    loss = method(canvases, LATER).loss
-    loss.backward()
-    gradients = {name: parameter.grad for name, parameter in method.student.named_parameters()}
-    return {
-        "loss": _mean(loss.detach()),
-        "gradients": {name: _mean(gradient) for name, gradient in gradients.items() if gradient is not None},
-        "buffers": dict(method.named_buffers()),
-    }
-
-
-def _mean(tensor: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor / world_size()
-
-
-def test_two_processes_take_the_step_of_one() -> None:
-    one = take_step()
-    assert one["buffers"]["centre"].any()
-    for each in run_in_processes(take_step, 2):
-        for result in ("loss", "gradients", "buffers"):
-            torch.testing.assert_close(each[result], one[result], atol=1e-9, rtol=1e-7)

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from helpers import EIGHT_BIT, NO_DATA, PLAIN, UNCHANGED, ListSource, exact_canvas, run_in_processes, textured
+from helpers import NO_DATA, PLAIN, exact_canvas, textured
 from torch import Tensor
 
-from smalti.distributed import rank, world_size
 from smalti.errors import UserError
 from smalti.methods.mcl import MCL, MCLConfig
 from smalti.methods.method import Progress
@@ -19,12 +17,9 @@ from smalti.models.backbone import BackboneConfig
 from smalti.models.pyramid import PyramidNetwork
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import finish
-from smalti.views.loader import BatchOrder, ViewDataset
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
-from smalti.views.render_device import render
 
 BACKBONES = {
     "resnet": BackboneConfig(
@@ -263,43 +258,3 @@ def test_views_that_mcl_can_learn_from_are_accepted() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         MCLConfig(**settings)
-
-
-def take_step() -> dict[str, Any]:
-    """Loss and gradients averaged over the processes, and running statistics."""
-    method = make_method(matching="all")
-    dataset = ViewDataset(
-        ListSource(textured(24)),
-        MONTAGES,
-        BatchOrder(num_images=24, batch_size=16, seed=1, block=8),
-        EIGHT_BIT,
-        executor="device",
-        rank=rank(),
-        world_size=world_size(),
-    )
-    batch = dataset[0]
-    assert batch.images is not None
-    images = batch.images.double() / 255
-    canvases = [
-        finish(view, plan, render(plan, images), UNCHANGED) for view, plan in zip(MONTAGES, batch.plans, strict=True)
-    ]
-    loss = method(canvases, Progress(step=3, total_steps=10, steps_per_epoch=5, seed=1)).loss
-    loss.backward()
-    return {
-        "loss": _mean(loss.detach()),
-        "gradients": {name: _mean(p.grad) for name, p in method.named_parameters() if p.grad is not None},
-        "buffers": dict(method.named_buffers()),
-    }
-
-
-def _mean(tensor: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor / world_size()
-
-
-def test_two_processes_take_the_step_of_one() -> None:
-    one, both = take_step(), run_in_processes(take_step, 2)
-    assert len(one["gradients"]) > 80
-    for each in both:
-        torch.testing.assert_close(each, one, atol=1e-9, rtol=1e-7)
