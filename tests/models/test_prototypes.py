@@ -145,5 +145,5 @@ def test_the_state_dictionary_restores_the_head(switch: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("settings", [{"hidden": 0}, {"bottleneck": 0}, {"outputs": 1}])
 def test_impossible_heads_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="head widths"):
+    with pytest.raises(UserError, match="or more"):
         PrototypeHeadConfig(**settings)

@@ -3,9 +3,10 @@
 Legend: R rows, P columns, D embedding.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from smalti.precision import similarity
 
 
 def affinity_loss(
@@ -23,9 +24,7 @@ def affinity_loss(
     Returns:
         (R,) losses, which carry gradients to the student alone.
     """
-    # Divided by a small temperature, a similarity rounded to 8 bits would move the loss in its second digit.
-    with torch.autocast(student.device.type, enabled=False):
-        columns = columns.detach()
-        target = F.softmax(teacher.detach() @ columns.T / teacher_temperature, dim=1)
-        found = F.log_softmax(student @ columns.T / student_temperature, dim=1)
+    columns = columns.detach()
+    target = F.softmax(similarity(teacher.detach(), columns) / teacher_temperature, dim=1)
+    found = F.log_softmax(similarity(student, columns) / student_temperature, dim=1)
     return -(target * found).sum(dim=1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smalti.losses.cosine import cosine_similarity
-from smalti.losses.reduce import widen
+from smalti.precision import similarity, widen
 
 
 def most_different(cells: Tensor) -> Tensor:
@@ -56,6 +56,4 @@ def invariance_loss(cells: Tensor, similar: Tensor) -> Tensor:
 
 def _similarities(cells: Tensor, others: Tensor) -> Tensor:
     """(N, R, R') cosines; ranks of close ones would not survive autocast."""
-    cells, others = (F.normalize(widen(each), dim=-1) for each in (cells, others))
-    with torch.autocast(cells.device.type, enabled=False):
-        return cells @ others.transpose(1, 2)
+    return similarity(*(F.normalize(widen(each), dim=-1) for each in (cells, others)))

@@ -6,7 +6,7 @@ Legend: D embedding.
 import torch.nn.functional as F
 from torch import Tensor
 
-from smalti.losses.reduce import widen
+from smalti.precision import widen
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:

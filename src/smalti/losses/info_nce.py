@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.precision import similarity
+
 
 def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """-log exp(q.k/tau) / (exp(q.k/tau) + sum_n exp(q.n/tau)), for every query (MosRep Eq. 9, first term).
@@ -21,7 +23,7 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
         (R,) losses.
     """
     found = (query * positive).sum(dim=1, keepdim=True)  # (R, 1)
-    logits = torch.cat([found, _similarity(query, negatives)], dim=1) / temperature
+    logits = torch.cat([found, similarity(query, negatives)], dim=1) / temperature
     return logits.logsumexp(dim=1) - logits[:, 0]
 
 
@@ -38,11 +40,5 @@ def info_nce_among(query: Tensor, keys: Tensor, index: Tensor, negatives: Tensor
     Returns:
         (R,) losses.
     """
-    logits = torch.cat([_similarity(query, keys), _similarity(query, negatives)], dim=1) / temperature
+    logits = torch.cat([similarity(query, keys), similarity(query, negatives)], dim=1) / temperature
     return F.cross_entropy(logits, index, reduction="none")
-
-
-def _similarity(query: Tensor, keys: Tensor) -> Tensor:
-    # Divided by a small temperature, a similarity rounded to 8 bits would move the loss in its second digit.
-    with torch.autocast(query.device.type, enabled=False):
-        return query @ keys.T

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.precision import widen
+
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
     """1/N 1/K sum of weight times loss, both of N * K regions in any shape."""
@@ -13,8 +15,3 @@ def embedding_spread(z: Tensor) -> Tensor:
     """Deviation of the directions of embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse."""
     z = F.normalize(widen(z.detach()), dim=-1).flatten(0, -2)
     return z.std(dim=0, unbiased=False).mean() * z.shape[-1] ** 0.5
-
-
-def widen(x: Tensor) -> Tensor:
-    """At least 32 bits wide: autocast leaves 8 significant ones, too few for sums and differences."""
-    return x if x.dtype.itemsize > 2 else x.float()

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.checks import require_count, require_positive
 from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
@@ -61,11 +62,8 @@ class AffinityConfig:
     def __post_init__(self) -> None:
         if "{}" not in self.template:
             raise UserError(f"template {self.template!r}", "{} in place of the class", 'use e.g. "a photo of a {}"')
-        for name in ("student_temperature", "teacher_temperature"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 0.01")
-        if self.region_size < 1:
-            raise UserError(f"region_size {self.region_size}", "1 or more", "give a larger one")
+        require_positive(self, "student_temperature", "teacher_temperature")
+        require_count(self, "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError unless the first view is a standard one: it is what the teacher sees."""
@@ -133,8 +131,7 @@ class AffinityDistillation(Method):
         teacher: Any = self._teacher[0]
         if isinstance(teacher, nn.Module):
             teacher.to(pixels.device)
-        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self._normalisation.mean, self._normalisation.std))
-        rgb = pixels * std + mean
+        rgb = self._normalisation.undo(pixels)
         if hasattr(teacher, "mean"):
             rgb = Normalisation(teacher.mean, teacher.std)(rgb)
         return F.normalize(teacher.encode_image(rgb).to(self.texts.dtype), dim=1)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from smalti.errors import UserError
+from smalti.checks import require_count, require_fraction
 from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
@@ -42,14 +42,8 @@ class BYOLConfig:
     scored: ClassVar[str] = "online"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.99")
-        if self.predictor_hidden < 1 or self.region_size < 1:
-            raise UserError(
-                f"predictor_hidden {self.predictor_hidden}, region_size {self.region_size}",
-                "1 or more",
-                "give larger ones",
-            )
+        require_fraction(self, "momentum")
+        require_count(self, "predictor_hidden", "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that BYOL cannot learn from."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.checks import require_count, require_fraction, require_positive
 from smalti.distributed import gather, rank, world_size
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
@@ -54,12 +55,9 @@ class CMCConfig:
     scored: ClassVar[str] = "query"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.999")
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 0.07")
-        if self.queue < 1 or self.region_size < 1:
-            raise UserError(f"queue {self.queue}, region_size {self.region_size}", "1 or more", "give larger ones")
+        require_fraction(self, "momentum")
+        require_positive(self, "temperature")
+        require_count(self, "queue", "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that CMC cannot learn from."""

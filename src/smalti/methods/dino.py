@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.checks import require_count, require_fraction, require_not_negative, require_positive
 from smalti.distributed import sum_over_processes, world_size
-from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
@@ -53,19 +53,10 @@ class DINOConfig:
     scored: ClassVar[str] = "teacher"
 
     def __post_init__(self) -> None:
-        for name in ("momentum", "centre_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)}", "a number from 0 to 1", "use e.g. 0.9")
-        for name in ("student_temperature", "teacher_temperature", "warmup_teacher_temperature"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 0.07")
-        if self.teacher_warmup_epochs < 0 or self.freeze_epochs < 0 or self.region_size < 1:
-            raise UserError(
-                f"teacher_warmup_epochs {self.teacher_warmup_epochs}, freeze_epochs {self.freeze_epochs}, "
-                f"region_size {self.region_size}",
-                "0 or more, 0 or more, 1 or more",
-                "give larger ones",
-            )
+        require_fraction(self, "momentum", "centre_momentum")
+        require_positive(self, "student_temperature", "teacher_temperature", "warmup_teacher_temperature")
+        require_not_negative(self, "teacher_warmup_epochs", "freeze_epochs")
+        require_count(self, "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that DINO cannot learn from."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.checks import require_count, require_fraction, require_positive
 from smalti.distributed import gather, rank
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce_among
@@ -61,13 +62,9 @@ class MCLConfig:
             raise UserError(f"level_weights {self.level_weights}", "one number above 0 a level", "use e.g. 0.5 0.5")
         if self.matching == "adjacent" and self.levels < 2:
             raise UserError("adjacent levels to match among one", "two or more", "use --method.matching same")
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 1.0")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.99")
-        for name in ("channels", "hidden", "dim", "region_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}", "1 or more", "give a larger one")
+        require_fraction(self, "momentum")
+        require_positive(self, "temperature")
+        require_count(self, "channels", "hidden", "dim", "region_size")
 
     @property
     def levels(self) -> int:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smalti.checks import require_count, require_fraction, require_positive
 from smalti.distributed import gather, rank, share, world_size
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
@@ -56,12 +57,9 @@ class MoCoConfig:
     scored: ClassVar[str] = "query"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"momentum {self.momentum}", "a number from 0 to 1", "use e.g. 0.999")
-        if self.temperature <= 0:
-            raise UserError(f"temperature {self.temperature}", "a number above 0", "use e.g. 0.2")
-        if self.queue < 1 or self.region_size < 1:
-            raise UserError(f"queue {self.queue}, region_size {self.region_size}", "1 or more", "give larger ones")
+        require_fraction(self, "momentum")
+        require_positive(self, "temperature")
+        require_count(self, "queue", "region_size")
         if self.norm_group < 0 or self.norm_group == 1:
             raise UserError(f"norm_group {self.norm_group}", "0, or 2 or more images", "use e.g. 32")
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smalti.checks import require_count
 from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step
@@ -42,9 +43,7 @@ class SupervisedConfig:
     scored: ClassVar[str] = "classifier"
 
     def __post_init__(self) -> None:
-        for name in ("levels", "channels", "region_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}", "1 or more", "give a larger one")
+        require_count(self, "levels", "channels", "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that cannot be classified."""

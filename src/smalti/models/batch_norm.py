@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from smalti.distributed import sum_over_processes, world_size
+from smalti.precision import widen
 
 
 class Groups:
@@ -90,7 +91,7 @@ def _synchronised_forward(norm: Any, x: Tensor) -> Tensor:
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = x.numel() / x.shape[1] * world_size()
-    values = x if x.dtype.itemsize > 2 else x.float()
+    values = widen(x)
     mean = sum_over_processes(values.sum(dims)) / count
     centred = values - mean.view(shape)
     var = sum_over_processes(centred.square().sum(dims)) / count

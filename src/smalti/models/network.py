@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.heads import HeadConfig
 from smalti.models.regions import pool_regions
-from smalti.views.canvas import Canvas
+from smalti.precision import widen
+from smalti.views.canvas import Canvas, Regions
 
 
 class Network(nn.Module):
@@ -39,9 +40,10 @@ class Network(nn.Module):
 
     def project(self, features: Features, canvas: Canvas) -> Tensor:
         """What `encode` gave -> (N, K, D), at least 32 bits wide."""
-        count, regions = canvas.regions.source.shape
-        z = self.projector(features)
-        z = z if z.dtype.itemsize > 2 else z.float()
-        if canvas.regions.whole:
-            return z[:, None].expand(-1, regions, -1)
-        return z.view(count, regions, -1)
+        return by_canvas(self.projector(features), canvas.regions)
+
+
+def by_canvas(z: Tensor, regions: Regions) -> Tensor:
+    """(N*K, D), or (N, D) where every region is its whole canvas, -> (N, K, D), at least 32 bits wide."""
+    count, of_each = regions.source.shape
+    return widen(z).view(count, -1, z.shape[-1]).expand(-1, of_each, -1)

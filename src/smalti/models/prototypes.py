@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.errors import UserError
+from smalti.checks import require_count
 from smalti.models.backbone import Features
+from smalti.precision import similarity, widen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,8 @@ class PrototypeHeadConfig:
     norm_last: bool = True
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.bottleneck) < 1 or self.outputs < 2:
-            raise UserError(
-                f"head widths {self.hidden}, {self.bottleneck} and {self.outputs}",
-                "1 or more, 1 or more, 2 or more",
-                "give wider ones",
-            )
+        require_count(self, "hidden", "bottleneck")
+        require_count(self, "outputs", least=2)
 
     def build(self, channels: int) -> "PrototypeHead":
         """A head for C channels: Features of N -> (N, P)."""
@@ -71,10 +68,7 @@ class PrototypeHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         z = self.layers(features.pooled)
-        # Divided by a small temperature, a similarity rounded to 8 bits would move the loss in its second digit.
-        with torch.autocast(z.device.type, enabled=False):
-            z = z if z.dtype.itemsize > 2 else z.float()
-            return F.linear(F.normalize(z, dim=1), self._prototypes())
+        return similarity(F.normalize(widen(z), dim=1), self._prototypes())
 
     def _prototypes(self) -> Tensor:
         """(P, D)."""

@@ -16,6 +16,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from smalti.errors import UserError
 from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.heads import HeadConfig
+from smalti.models.network import by_canvas
 from smalti.models.regions import pool_regions
 from smalti.views.canvas import Canvas
 
@@ -52,10 +53,7 @@ class PyramidNetwork(nn.Module):
 
     def forward(self, canvas: Canvas) -> Tensor:
         """Canvas -> (N, K, D) embeddings, of any length, at least 32 bits wide, in the order of the regions."""
-        count, regions = canvas.regions.source.shape
-        z = self.head(self.encode(canvas))  # of N whole canvases, or of N * K regions
-        z = z if z.dtype.itemsize > 2 else z.float()
-        return z.view(count, -1, z.shape[-1]).expand(-1, regions, -1)
+        return by_canvas(self.head(self.encode(canvas)), canvas.regions)
 
     def encode(self, canvas: Canvas) -> Features:
         """Features of N whole canvases, or of N * K regions: map (., C, r, r) and its mean, pooled (., C)."""

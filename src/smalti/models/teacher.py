@@ -4,13 +4,13 @@ Legend: N images or texts, D width of the teacher's embeddings.
 """
 
 import importlib.util
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smalti.errors import UserError
+from smalti.user_files import call_in_file
 
 
 class Teacher(Protocol):
@@ -41,7 +41,7 @@ def load_teacher(name: str) -> Teacher:
     if not name:
         raise UserError("no teacher", "one to learn from", "give --method.teacher open_clip:ViT-B-32/openai, or a file")
     kind, colon, rest = name.partition(":")
-    teacher: Any = _open_clip(rest) if colon and kind == "open_clip" else _from_file(Path(name))
+    teacher: Any = _open_clip(rest) if colon and kind == "open_clip" else call_in_file(name, "teacher", "teacher")
     if isinstance(teacher, nn.Module):
         teacher.eval().requires_grad_(False)
     return teacher
@@ -82,20 +82,4 @@ def _open_clip(name: str) -> Teacher:
             f"teacher open_clip:{name} ({type(error).__name__}: {error})",
             "an architecture and weights that open_clip has, e.g. open_clip:ViT-B-32/openai",
             "see open_clip.list_pretrained()",
-        ) from error
-
-
-def _from_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("smalti_user_teacher", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"teacher {path}", 'a Python file, or "open_clip:ARCHITECTURE/WEIGHTS"', "check the path")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        return module.teacher()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{type(error).__name__} in {path}: {error}", "def teacher() that returns a teacher", "mend the file"
         ) from error

@@ -2,15 +2,14 @@
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 from smalti.errors import UserError
 from smalti.training.recipe import Recipe
+from smalti.user_files import call_in_file
 
 
 def all_recipes() -> dict[str, Callable[[], Recipe]]:
@@ -28,7 +27,7 @@ def get_recipe(name: str) -> Recipe:
         UserError: no such recipe or file, or a file without a function `recipe`.
     """
     if name.endswith(".py"):
-        return _from_file(Path(name))
+        return _from_file(name)
     recipes = all_recipes()
     if name not in recipes:
         close = difflib.get_close_matches(name, recipes, n=2) or list(recipes)
@@ -46,22 +45,8 @@ def _recipes_of(module: ModuleType) -> dict[str, Callable[[], Recipe]]:
     }
 
 
-def _from_file(path: Path) -> Recipe:
-    if not path.is_file():
-        raise UserError(f"recipe file {path}, which does not exist", "a Python file", "check the path")
-    spec = importlib.util.spec_from_file_location("smalti_user_recipe", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"recipe file {path}", "a Python file", "check the path")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        recipe = module.recipe()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{type(error).__name__} in {path}: {error}", "def recipe() -> Recipe", "mend the file"
-        ) from error
+def _from_file(path: str) -> Recipe:
+    recipe = call_in_file(path, "recipe", "recipe")
     if not isinstance(recipe, Recipe):
         raise UserError(f"{type(recipe).__name__} from recipe() in {path}", "a smalti Recipe", "return one")
     return recipe

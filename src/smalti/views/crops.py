@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smalti.checks import require_fraction
 from smalti.errors import UserError
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.draws import Draws
@@ -46,12 +47,7 @@ class Augmentation:
     solarise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter", "grey", "blur", "solarise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augmentation.{name} {getattr(self, name)}", "a probability", "use 0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augmentation.{name} {getattr(self, name)}", "a strength", "use 0 to 1")
+        require_fraction(self, "flip", "jitter", "grey", "blur", "solarise", "brightness", "contrast", "saturation")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"augmentation.hue {self.hue}", "a part of the colour wheel", "use 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:

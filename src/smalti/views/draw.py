@@ -77,7 +77,7 @@ def _small(image: np.ndarray) -> np.ndarray:
 
 
 def _undo(pixels: Tensor, normalisation: Normalisation) -> np.ndarray:
-    image = pixels.permute(1, 2, 0).numpy() * np.array(normalisation.std) + np.array(normalisation.mean)
+    image = normalisation.undo(pixels).permute(1, 2, 0).numpy()
     return image[..., : 3 if image.shape[2] >= 3 else 1].clip(0, 1)
 
 

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from smalti.checks import require_count, require_fraction
 from smalti.errors import UserError
 from smalti.views.altered import AlteredCrop, inside
 from smalti.views.canvas import Canvas
@@ -45,9 +46,8 @@ class Cutout(AlteredCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_probability(self.probability)
-        if self.side < 1:
-            raise UserError(f"side {self.side} px", "1 or more", "give a larger square")
+        require_fraction(self, "probability")
+        require_count(self, "side")
 
     def resized(self, factor: float) -> Self:
         return replace(super().resized(factor), side=round(self.side * factor))
@@ -85,7 +85,7 @@ class RandomErasing(AlteredCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_probability(self.probability)
+        require_fraction(self, "probability")
         if not 0 < self.area[0] <= self.area[1] < 1:
             raise UserError(f"area {self.area}", "a range within (0, 1)", "use e.g. 0.02 0.4")
         if not 0 < self.aspect <= 1:
@@ -123,11 +123,6 @@ def erase(canvas: Canvas, plan: Plan) -> Canvas:
     assert isinstance(plan, ErasingPlan)
     fill = torch.from_numpy(plan.fill).to(canvas.pixels)[:, None, None, None]
     return replace(canvas, pixels=torch.where(inside(plan.erased, canvas.pixels), fill, canvas.pixels))
-
-
-def _check_probability(probability: float) -> None:
-    if not 0 <= probability <= 1:
-        raise UserError(f"probability {probability}", "a number from 0 to 1", "use e.g. 0.5")
 
 
 def _per_image(draws: Draws, field: str, count: int) -> Floats:

@@ -23,8 +23,18 @@ class Normalisation:
         """(N, C, H, W) uint8, or float in [0, 1], -> standardised float, memory order kept."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
-        mean, std = (torch.tensor(x, device=pixels.device, dtype=pixels.dtype) for x in (self.mean, self.std))
-        return (pixels - mean[:, None, None]) / std[:, None, None]
+        mean, std = self._of(pixels)
+        return (pixels - mean) / std
+
+    def undo(self, pixels: Tensor) -> Tensor:
+        """(..., C, H, W) standardised -> in [0, 1]."""
+        mean, std = self._of(pixels)
+        return pixels * std + mean
+
+    def _of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, each (C, 1, 1)."""
+        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
+        return mean, std
 
 
 def finish(composition: Composition, plan: Plan, pixels: Tensor, normalisation: Normalisation) -> Canvas:

@@ -13,6 +13,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
+from smalti.checks import require_count, require_fraction, require_not_negative, require_positive
 from smalti.errors import UserError
 from smalti.views.altered import AlteredCrop, inside
 from smalti.views.canvas import Canvas
@@ -74,15 +75,9 @@ class Mixture(AlteredCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("global_probability", "region_probability", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)}", "a number from 0 to 1", "give another")
-        for name in ("global_images", "region_images"):
-            if getattr(self, name) < 2:
-                raise UserError(f"{name} {getattr(self, name)}", "2 or more images to mix", "give a larger number")
-        for name in ("global_alpha", "region_beta"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} {getattr(self, name)}", "a number above 0", "use e.g. 1.0")
+        require_fraction(self, "global_probability", "region_probability", "decay")
+        require_count(self, "global_images", "region_images", least=2)
+        require_positive(self, "global_alpha", "region_beta")
 
     def check_block(self, block: int) -> None:
         _check_block(block, max(self.global_images, self.region_images))
@@ -136,12 +131,9 @@ class UnMix(AlteredCrop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.of < 0:
-            raise UserError(f"of {self.of}", "the position of a view, from 0", "use 0 for the query view")
-        if not 0 <= self.global_probability <= 1:
-            raise UserError(f"global_probability {self.global_probability}", "a number from 0 to 1", "use e.g. 0.5")
-        if self.beta <= 0:
-            raise UserError(f"beta {self.beta}", "a number above 0", "use e.g. 1.0")
+        require_not_negative(self, "of")
+        require_fraction(self, "global_probability")
+        require_positive(self, "beta")
 
     @property
     def standard(self) -> bool:
