@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -84,9 +84,7 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
     published = mosrep_moco_small()
     recipe = replace(
         published,
-        backbone=BackboneConfig(
-            name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [24, 48, 96, 192]}
-        ),
+        backbone=narrow_resnet(),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
             momentum=0.99,
@@ -100,6 +98,13 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
         batch_size=64,
     )
     return Setting("CIFAR-10, 1000 images a class", workplace, recipe, max_shift=7, image_size=32)
+
+
+def narrow_resnet(split: Literal["none", "lab", "ycbcr"] = "none") -> BackboneConfig:
+    """A ResNet-10 with the CIFAR stem and 24 to 192 channels, which two halves share where colours are split."""
+    channels = [24, 48, 96, 192] if split == "none" else [12, 24, 48, 96]
+    options = {"layers": [1, 1, 1, 1], "channels": channels}
+    return BackboneConfig(name="resnet18", stem="stride8", options=options, split=split)
 
 
 def link_images(folder: Path, workplace: Path, images_of_a_class: int) -> None:

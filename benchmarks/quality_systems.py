@@ -17,14 +17,14 @@ import torch
 import tyro
 
 from benchmarks.figures import machine
-from benchmarks.quality_cpu import link_images
+from benchmarks.quality_cpu import link_images, narrow_resnet
 from smalti import api
 from smalti.files import atomic
 from smalti.images.catalogue import open_source
 from smalti.images.statistics import measure
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.encoder import Encoder, EncoderInfo
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
@@ -44,7 +44,6 @@ BASELINES = {
     "mcl_small": (),
 }
 UNTRAINED = "random weights"
-_CHANNELS = (24, 48, 96, 192)
 
 
 @dataclass
@@ -79,16 +78,10 @@ def system(name: str) -> Recipe:
     optimiser = OptimiserConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)
     if recipe.optimiser.name == "adamw" and variant != "SGD":
         optimiser = replace(recipe.optimiser, base_lr=0.002, warmup_epochs=1.0)
-    half = 2 if recipe.backbone.split != "none" else 1
     return replace(
         recipe,
         views=tuple(replace(view, max_shift=0) if isinstance(view, Mosaic) else view for view in recipe.views),
-        backbone=BackboneConfig(
-            name="resnet18",
-            stem="stride8",
-            options={"layers": [1, 1, 1, 1], "channels": [width // half for width in _CHANNELS]},
-            split=recipe.backbone.split,
-        ),
+        backbone=narrow_resnet(recipe.backbone.split),
         method=method,
         optimiser=optimiser,
         epochs=EPOCHS,
