@@ -66,7 +66,7 @@ def main(settings: Settings) -> None:
     except BudgetSpent:
         print("out of time; call again to go on")
     finally:
-        stages.results["quality"] = quality.summary(stages.results, settings.epochs)
+        stages.results["quality"] = quality.means(stages.results, settings.epochs)
         stages.save()
 
 

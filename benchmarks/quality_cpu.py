@@ -4,25 +4,21 @@
     python -m benchmarks.quality_cpu --out results/quality_cifar10_cpu.json --cifar10 DIR
 
 The first trains on the embedded photographs; the second on the first thousand images of each class of CIFAR-10, tested
-on its whole test part. Last epoch, kNN and linear, every run kept; written after every run, and runs that are there are
-not made again, so two processes may share the work.
+on its whole test part. Last epoch, kNN and linear, every run kept.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 
 from benchmarks.figures import machine
+from benchmarks.seeds import score_all
 from smalti import api
-from smalti.files import atomic
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
@@ -124,20 +120,9 @@ def main() -> None:
         setting = cifar10(given.cifar10, Path(workplace)) if given.cifar10 else photos()
         if given.epochs:
             setting = replace(setting, mosaic=replace(setting.mosaic, epochs=given.epochs))
-        for seed, arm in ((seed, arm) for seed in given.seeds for arm in given.arms):
-            if f"{arm}/{seed}" not in _read(given.out, setting)["runs"]:
-                scores = _run(setting, replace(setting.arms()[arm], seed=seed))
-                content = _read(given.out, setting)  # again: another process may have written meanwhile
-                content["runs"][f"{arm}/{seed}"] = scores
-                content["means"] = dict(_summary(content["runs"]))
-                with atomic(given.out) as temporary:
-                    temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _read(path: Path, setting: Setting) -> dict[str, Any]:
-    if path.exists():
-        return json.loads(path.read_text())
-    return {"machine": machine(), "images": setting.name, "epochs": setting.mosaic.epochs, "runs": {}}
+        about = {"machine": machine(), "images": setting.name, "epochs": setting.mosaic.epochs}
+        jobs = [(arm, seed) for seed in given.seeds for arm in given.arms]
+        score_all(given.out, about, jobs, lambda arm, seed: _run(setting, replace(setting.arms()[arm], seed=seed)))
 
 
 def _run(setting: Setting, recipe: Recipe) -> dict[str, float]:
@@ -147,15 +132,6 @@ def _run(setting: Setting, recipe: Recipe) -> dict[str, float]:
         api.embed(encoder, setting.data, split, image_size=setting.image_size) for split in ("train", "test")
     )
     return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
-
-
-def _summary(runs: dict[str, dict[str, float]]) -> Iterator[tuple[str, dict[str, float | None]]]:
-    for arm in Arguments.arms:
-        scores = [run for name, run in runs.items() if name.startswith(f"{arm}/")]
-        for score in scores[0] if scores else ():
-            values = [run[score] for run in scores]
-            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            yield f"{arm} {score}", {"mean": float(np.mean(values)), "deviation": deviation, "seeds": len(values)}
 
 
 if __name__ == "__main__":

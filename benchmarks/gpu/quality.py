@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.gpu.scale import Scale
+from benchmarks.seeds import summary
 from smalti import api
 from smalti.training.fit import Engine
 from smalti.training.hardware import available_cores
@@ -27,6 +26,7 @@ SYSTEMS = (
     "supervised_montage_small",
 )
 RECIPES = (*MOSREP, *SYSTEMS)
+_SCORES = ("knn1", "knn5", "knn20", "knn200", "linear")
 
 
 def one_run(name: str, seed: int, epochs: int, data: Path, runs: Path, scale: Scale) -> dict[str, Any]:
@@ -39,18 +39,13 @@ def one_run(name: str, seed: int, epochs: int, data: Path, runs: Path, scale: Sc
     return api.evaluate_knn(train, test) | api.evaluate_linear(train, test)
 
 
-def summary(results: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+def means(results: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """Means and standard deviations over the seeds that are done."""
-    table: dict[str, Any] = {}
-    for name in RECIPES:
-        runs = [result for stage, result in results.items() if stage.startswith(f"quality/{name}/{epochs} epochs/")]
-        scores = [score for score in ("knn1", "knn5", "knn20", "knn200", "linear") if all(score in run for run in runs)]
-        if runs:
-            table[name] = {"seeds": len(runs)} | {
-                score: {
-                    "mean": float(np.mean([run[score] for run in runs])),
-                    "deviation": float(np.std([run[score] for run in runs], ddof=1)) if len(runs) > 1 else None,
-                }
-                for score in scores
-            }
-    return table
+    return summary(
+        {
+            f"{name}/{stage.rpartition('/')[2]}": {score: value for score, value in result.items() if score in _SCORES}
+            for name in RECIPES
+            for stage, result in results.items()
+            if stage.startswith(f"quality/{name}/{epochs} epochs/")
+        }
+    )

@@ -48,6 +48,8 @@ TIMM_ONLY = [
     {"name": "vit_tiny_patch16_224", "options": {"patch_size": 8, "img_size": 16}},
     {"name": "convnext_atto"},
     {"name": "resnet18", "options": {"channels": [8, 8, 16, 16]}},
+    {"name": "resnet50", "width": 0.125},
+    {"name": "resnet18", "width": 0.25, "stem": "stride8", "in_channels": 1},
 ]
 
 

@@ -233,7 +233,7 @@ def test_open_clips_models_are_teachers(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_first_view_must_be_a_standard_one() -> None:
     for views in ([], [Mosaic(), STANDARD], [Crop(count=2)]):
-        with pytest.raises(UserError, match="first a standard view"):
+        with pytest.raises(UserError, match="the view that the teacher sees"):
             AffinityConfig().check(views)
     AffinityConfig().check([STANDARD])
 

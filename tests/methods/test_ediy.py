@@ -47,6 +47,7 @@ WEIGHTS = {
     "random": {"pairing": "random"},
     "other images": {"negatives": "other"},
     "other images without byol": {"negatives": "other", "invariance": 0, "byol": 0},
+    "local predictor": {"local_predictor": True},
 }
 
 
@@ -108,7 +109,8 @@ def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Comp
         return loss
     standard = [canvas.pixels for canvas in canvases[:2]]
     seen, aimed = ([network.backbone(pixels).map for pixels in standard] for network in (method.online, method.target))
-    f = [embed_cells(maps, method.local_projector.layers, method.local_predictor) for maps in seen]
+    predictor = [method.local_predictor] if config.local_predictor else []
+    f = [embed_cells(maps, method.local_projector.layers, *predictor) for maps in seen]
     g = [embed_cells(maps, method.local_target.layers) for maps in aimed]
     taught = [cells_of(maps) for maps in (taught_maps(standard, teacher) if teacher else aimed)]
     count, cells = len(IMAGES), len(f[0][0])
@@ -258,7 +260,9 @@ def test_nothing_is_kept_that_no_term_reads() -> None:
         }
 
     assert not {"online.projector", "target.projector", "predictor.0"} & names(byol=0)
-    assert not {"local_projector", "local_target", "local_predictor.0"} & names(diversity=0, invariance=0)
+    assert not {"local_projector", "local_target"} & names(diversity=0, invariance=0)
+    assert not {name for name in names() if name.startswith("local_predictor")}
+    assert {name for name in names(local_predictor=True) if name.startswith("local_predictor")}
 
 
 @pytest.mark.parametrize("settings", [{}, {"byol": 0}, {"negatives": "other", "pairing": "random"}])

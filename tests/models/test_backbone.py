@@ -23,6 +23,8 @@ def make_backbone(name: str, **settings: Any) -> Backbone:
         ("resnet18", {}, 32, 512),
         ("resnet18", {"stem": "stride16"}, 16, 512),
         ("resnet18", {"stem": "stride8"}, 8, 512),
+        ("resnet18", {"stem": "stride8", "width": 0.5}, 8, 256),
+        ("resnet50", {"width": 0.25}, 32, 512),
         (VIT, {}, 16, 192),
         (VIT, {"options": {"patch_size": 8}}, 8, 192),
         ("swin_tiny_patch4_window7_224", {}, 32, 768),
@@ -110,3 +112,37 @@ def test_a_small_stem_is_refused_for_all_but_resnets(name: str) -> None:
 def test_a_pooled_feature_of_another_width_is_refused() -> None:
     with pytest.raises(UserError, match="mobilenetv3_small_100"):
         Backbone(BackboneConfig(name="mobilenetv3_small_100"))
+
+
+def test_the_double_width_has_the_published_number_of_weights() -> None:
+    """94 M (arXiv:2003.05438, Table 6), counted here for R50w2x as in CMC's code: the stem is wider too."""
+
+    def conv(inputs: int, outputs: int, side: int) -> int:
+        return inputs * outputs * side**2 + 2 * outputs  # and its normalisation
+
+    width, weights = 128, conv(3, 128, 7)
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        inner = 128 * 2**stage
+        for block in range(blocks):
+            weights += conv(width, inner, 1) + conv(inner, inner, 3) + conv(inner, 4 * inner, 1)
+            if block == 0:
+                weights += conv(width, 4 * inner, 1)
+            width = 4 * inner
+    backbone = make_backbone("resnet50", width=2.0)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == weights
+    assert 93.5e6 < weights < 94.5e6
+    assert backbone.model.feature_info[0]["num_chs"] == 128
+
+
+@pytest.mark.parametrize("name", [VIT, "convnext_atto", "resnet18d"])
+def test_a_width_is_refused_for_all_but_plain_resnets(name: str) -> None:
+    with pytest.raises(UserError, match="plain 7x7 stem"):
+        make_backbone(name, width=2.0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"width": 0.0}, {"in_channels": 0}, {"width": 2, "options": {"channels": [8] * 4}}]
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        BackboneConfig(**settings)

@@ -1,4 +1,6 @@
-"""The first twenty losses of every recipe, made small, on the embedded photographs: `python tests/recipes/traces.py`.
+"""The first twenty losses of every recipe, made small, on the embedded photographs.
+
+`PYTHONPATH=. python tests/recipes/traces.py` writes them again.
 
 Views and arithmetic are in double precision on the CPU, so that a trace is the same on every machine to many digits.
 What is made smaller is what costs time: images, batch, widths, queue. Everything else is the recipe's own.
@@ -80,16 +82,21 @@ def _can_deal(recipe: Recipe, batch: int) -> bool:
 
 def _narrow_backbone(config: BackboneConfig) -> BackboneConfig:
     family = next(name for name in _FAMILIES if config.name.startswith(name))
-    return replace(config, options=config.options | _FAMILIES[family])
+    return replace(config, width=1.0, options=config.options | _FAMILIES[family])
 
 
 def _narrow(config: Any) -> Any:
-    """Every whole number above `_WIDEST` in a method's settings becomes it: queues, widths, prototypes."""
+    """Every whole number above `_WIDEST` in a method's settings becomes it: queues, widths, prototypes.
+
+    What waits for epochs waits for a few steps, so that the trace feels it.
+    """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             changes[field.name] = _narrow(value)
+        elif field.name.endswith("_epochs"):
+            changes[field.name] = type(value)(min(value, 0.2))
         elif type(value) is int:
             changes[field.name] = min(value, _WIDEST)
     return replace(config, **changes)

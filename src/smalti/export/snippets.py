@@ -1,17 +1,28 @@
-"""The lines that a small stem or another number of channels adds to the recipe for loading a ResNet."""
+"""The lines that another stem than timm's and torchvision's adds to the recipe for loading a ResNet."""
 
-from smalti.models.backbone import SMALL_STEM_STRIDE, BackboneConfig
+from torch import nn
+
 from smalti.models.encoder import Encoder
 
 
-def small_stem_lines(encoder: Encoder) -> list[str]:
-    """Python lines that turn the 7x7 stem of `model` into the encoder's 3x3 one; none for the standard stem."""
-    config: BackboneConfig = encoder.info.backbone
-    if config.stem == "standard":
-        return []
-    width = encoder.backbone.model.conv1.out_channels
-    return [
-        f"model.conv1 = nn.Conv2d({config.in_channels}, {width}, kernel_size=3, "
-        f"stride={SMALL_STEM_STRIDE[config.stem]}, padding=1, bias=False)",
-        "model.maxpool = nn.Identity()",
-    ]
+def stem_lines(encoder: Encoder) -> list[str]:
+    """Python lines that give `model` the encoder's stem, of another width or for small images; none for the usual."""
+    config, ours = encoder.info.backbone, encoder.backbone.model
+    lines = {"conv1": _conv(ours.conv1)} if config.width != 1 or config.stem != "standard" else {}
+    if config.width != 1:
+        first = ours.layer1[0]
+        lines |= {"bn1": f"nn.BatchNorm2d({ours.conv1.out_channels})", "layer1[0].conv1": _conv(first.conv1)}
+        shortcut = first.downsample
+        lines["layer1[0].downsample"] = str(
+            shortcut and f"nn.Sequential({_conv(shortcut[0])}, nn.BatchNorm2d({shortcut[0].out_channels}))"
+        )
+    if config.stem != "standard":
+        lines["maxpool"] = "nn.Identity()"
+    return [f"model.{name} = {value}" for name, value in lines.items()]
+
+
+def _conv(conv: nn.Conv2d) -> str:
+    return (
+        f"nn.Conv2d({conv.in_channels}, {conv.out_channels}, kernel_size={conv.kernel_size}, "
+        f"stride={conv.stride}, padding={conv.padding}, bias=False)"
+    )

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from smalti.errors import UserError
-from smalti.export.snippets import small_stem_lines
+from smalti.export.snippets import stem_lines
 from smalti.export.verify import ExportReport, check_not_split, write_verified
 from smalti.models.encoder import Encoder, write_weights
 
@@ -37,9 +37,9 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
 
 def _snippet(encoder: Encoder, weights: Path) -> str:
     config = encoder.info.backbone
-    options = {"num_classes": 0, "in_chans": config.in_channels, **_size_options(encoder), **config.options}
+    options = {"num_classes": 0, "in_chans": config.in_channels, **_size_options(encoder), **config.timm_options()}
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    stem = small_stem_lines(encoder)
+    stem = stem_lines(encoder)
     return "\n".join(
         [
             "import timm",

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from smalti.errors import UserError
-from smalti.export.snippets import small_stem_lines
+from smalti.export.snippets import stem_lines
 from smalti.export.verify import ExportReport, check_not_split, write_verified
 from smalti.models.encoder import Encoder
 
@@ -35,9 +35,10 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
     if path.suffix != ".pth":
         raise UserError(f"{path}", "a file that ends in .pth", f"write to {path.with_suffix('.pth')}")
     config = encoder.info.backbone
-    if _architecture(encoder) not in SHARED or config.options:
-        options = f" with options {config.options}" if config.options else ""
-        raise UserError(f"{config.name}{options} for torchvision", f"one of {', '.join(SHARED)}", "export to timm")
+    options = config.timm_options()
+    if _architecture(encoder) not in SHARED or options:
+        changes = f" with options {options}" if options else ""
+        raise UserError(f"{config.name}{changes} for torchvision", f"one of {', '.join(SHARED)}", "export to timm")
     state = {key: value.detach().cpu() for key, value in encoder.backbone.model.state_dict().items()}
     return write_verified(
         encoder,
@@ -60,7 +61,7 @@ def _snippet(encoder: Encoder, weights: Path) -> str:
             "from torchvision import models",
             "",
             f"model = models.{_architecture(encoder)}()",
-            *(small_stem_lines(encoder) or _channel_lines(encoder)),
+            *(stem_lines(encoder) or _channel_lines(encoder)),
             "model.fc = nn.Identity()",
             f"model.load_state_dict(torch.load({str(weights)!r}, weights_only=True), strict=True)",
             "",

@@ -25,7 +25,7 @@ from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step
+from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import synchronise_batch_norm
 from smalti.models.heads import ProjectorConfig
@@ -66,13 +66,8 @@ class AffinityConfig:
         require_count(self, "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
-        """Raise UserError unless the first view is a standard one: it is what the teacher sees."""
-        if not (views and views[0].standard):
-            raise UserError(
-                f"views {', '.join(type(view).__name__ for view in views)}",
-                "first a standard view, one whole canvas an image",
-                "begin the recipe's views with a Crop(count=1)",
-            )
+        """Raise UserError for views that a student cannot learn from."""
+        check_standard_views(views, 1, "the view that the teacher sees")
 
     def build(self, backbone: BackboneConfig, data: DataInfo) -> "AffinityDistillation":
         teacher = load_teacher(self.teacher)

@@ -47,7 +47,7 @@ class BYOLConfig:
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that BYOL cannot learn from."""
-        check_standard_views(views, "two standard views")
+        check_standard_views(views, 2, "two standard views")
 
     def build(self, backbone: BackboneConfig, data: DataInfo) -> "BYOL":
         return BYOL(self, backbone)

@@ -60,7 +60,7 @@ class DINOConfig:
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that DINO cannot learn from."""
-        check_standard_views(views, "two standard views, which the teacher sees")
+        check_standard_views(views, 2, "two standard views, which the teacher sees")
 
     def build(self, backbone: BackboneConfig, data: DataInfo) -> "DINO":
         return DINO(self, backbone)

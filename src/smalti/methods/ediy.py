@@ -4,6 +4,9 @@ The paper's regions of a view are the cells of its last feature map; here they a
 regions too. A cell is pushed away from the cell of its own view that differs most (R-DEM) and pulled to the cell of the
 other view that is most like it (R-IEM); what is alike is for a teacher to say.
 
+The paper gives the local branch a projector and names no predictor; without one R-IEM alone collapses, as its Table 1
+says, and with one it does not (results/quality_systems_cpu.json). So a predictor stands there on request only.
+
 Legend: B images on this process, W processes, N standard canvases (one an image), R cells of each, C channels,
 D embedding.
 """
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.errors import UserError
 from smalti.losses.cells import diversity_loss, invariance_loss, most_different, most_similar, take_cells
@@ -44,6 +47,7 @@ class EDIYConfig(BYOLConfig):
         teacher: an encoder or checkpoint that ranks the cells; the paper's is a ResNet-50 trained by BYOL. "" for the
             target network of this run, a substitute of ours.
         warmup_epochs: without a teacher, epochs in which BYOL's loss, if it has a weight, learns alone.
+        local_predictor: the local projector is followed by a predictor, as BYOL's is; the published one is not.
     """
 
     diversity: float = 1.0
@@ -53,6 +57,7 @@ class EDIYConfig(BYOLConfig):
     negatives: Literal["own", "other"] = "own"
     teacher: str = ""
     warmup_epochs: float = 10.0
+    local_predictor: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +99,9 @@ class EDIY(BYOL):
         if config.diversity or config.invariance:
             self.local_projector = config.projector.build(self.online.backbone.dim)
             self.local_target = momentum_copy(self.local_projector)
-            self.local_predictor = mlp(dim, config.predictor_hidden, dim, norm=True)
+            self.local_predictor = (
+                mlp(dim, config.predictor_hidden, dim, norm=True) if config.local_predictor else nn.Identity()
+            )
             for module in (self.local_projector, self.local_target, self.local_predictor):
                 synchronise_batch_norm(module)
             if config.teacher:
@@ -151,7 +158,7 @@ class EDIY(BYOL):
         return pairs
 
     def _predict_cells(self, features: Features) -> Tensor:
-        """Maps of N views -> (N, R, D), f^l: the local projector, then the local predictor."""
+        """Maps of N views -> (N, R, D), f^l: the local projector, then the local predictor if there is one."""
         return self.local_predictor(self.local_projector(_as_images(features))).unflatten(0, (len(features.map), -1))
 
     @torch.no_grad()

@@ -73,7 +73,7 @@ class MCLConfig:
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that MCL cannot learn from."""
-        check_standard_views(views, "two standard views")
+        check_standard_views(views, 2, "two standard views")
         check_levels(views, self.levels)
         sides = [sorted({level_of(view) for view in views[side::2]}) for side in (0, 1)]
         if self.matching != "largest" and sides[0] != sides[1]:

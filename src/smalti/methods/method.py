@@ -64,7 +64,8 @@ class Step(NamedTuple):
 class Method(nn.Module, ABC):
     """A way of learning from canvases: plain torch, no engine, and in one process no talk between processes.
 
-    The first two canvases are the standard views of every image; any further ones hold small crops, mosaics, montages.
+    The first canvases are standard views of every image, as many as the method asks for (most ask for two); further
+    ones hold small crops, mosaics, montages.
     """
 
     @abstractmethod
@@ -98,11 +99,11 @@ class MethodConfig(Protocol):
         ...
 
 
-def check_standard_views(views: Sequence[Composition], what: str) -> None:
-    """Raise UserError unless the first two views are standard ones; `what` says what they are to the method."""
-    if len(views) < 2 or not all(view.standard for view in views[:2]):
+def check_standard_views(views: Sequence[Composition], count: int, what: str) -> None:
+    """Raise UserError unless the first `count` views are standard ones; `what` says what they are to the method."""
+    if len(views) < count or not all(view.standard for view in views[:count]):
         raise UserError(
-            f"views {', '.join(type(view).__name__ for view in views)}",
-            f"first {what}, each one whole canvas an image",
-            "begin the recipe's views with two Crop(count=1)",
+            f"views {', '.join(type(view).__name__ for view in views) or 'none'}",
+            f"first {what}, one whole canvas an image",
+            f"begin the recipe's views with {count} of Crop(count=1)",
         )

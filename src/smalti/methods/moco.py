@@ -65,7 +65,7 @@ class MoCoConfig:
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that MoCo cannot learn from."""
-        check_standard_views(views, "a query and a key view")
+        check_standard_views(views, 2, "a query and a key view")
 
     def build(self, backbone: BackboneConfig, data: DataInfo) -> "MoCo":
         return MoCo(self, backbone)

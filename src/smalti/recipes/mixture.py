@@ -23,7 +23,6 @@ _DEMO = "Un-Mix (AAAI 2022), released CIFAR demonstration"
 _MOCO_V1 = Augmentation(jitter=1.0, hue=0.4, blur=0.0)
 _CMC = Augmentation(jitter=0.0, grey=0.0, blur=0.0)  # crop and flip alone, as in CMC's released code
 _CMC_SCALE = (0.08, 1.0)
-_HALF = {"channels": [32, 64, 128, 256]}  # two of them make a backbone of the usual width
 # The demonstration's crops; blur says nothing at 32 px.
 _CIFAR = Augmentation(blur=0.0)
 _LINEAR = ProjectorConfig(kind="linear", dim=128)
@@ -119,12 +118,12 @@ def mixture_moco() -> Recipe:
 
 
 def mixture_moco_w2x_baseline() -> Recipe:
-    """A ResNet-50 with twice the channels (94 M weights). Its stem keeps 64 channels; the paper's has 128."""
+    """A ResNet-50 with twice the channels (94 M weights)."""
     return replace(
         mixture_moco_baseline(),
         name="mixture_moco_w2x_baseline",
         published="linear probe on ImageNet-1K, ResNet-50 w2x, 200 epochs: 64.6",
-        backbone=BackboneConfig(name="resnet50", options={"channels": [128, 256, 512, 1024]}),
+        backbone=BackboneConfig(name="resnet50", width=2.0),
     )
 
 
@@ -181,8 +180,8 @@ def mixture_cmc_in100_baseline() -> Recipe:
         name="mixture_cmc_in100_baseline",
         source=f"{_SOURCE}, table 5",
         published="linear probe on ImageNet-100, 800 epochs: 78.7",
-        views=(crop, crop),
-        backbone=BackboneConfig(name="resnet50", options=_HALF, split="ycbcr"),
+        views=(crop,),
+        backbone=BackboneConfig(name="resnet50", width=0.5, split="ycbcr"),
         method=CMCConfig(projector=_LINEAR, momentum=0.99, queue=16384, temperature=0.07),
         optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
@@ -209,7 +208,7 @@ def mixture_cmc_in100() -> Recipe:
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100",
         published="linear probe on ImageNet-100, 800 epochs: 80.0",
-        views=(view, view),
+        views=(view,),
     )
 
 
@@ -220,7 +219,7 @@ def mixture_cmc_in100_global() -> Recipe:
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100_global",
         published="linear probe on ImageNet-100, 800 epochs: 79.7",
-        views=(view, view),
+        views=(view,),
     )
 
 
@@ -231,7 +230,7 @@ def mixture_cmc_in100_region() -> Recipe:
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100_region",
         published="linear probe on ImageNet-100, 800 epochs: 79.6",
-        views=(view, view),
+        views=(view,),
     )
 
 
@@ -241,8 +240,8 @@ def cmc() -> Recipe:
     return Recipe(
         name="cmc",
         source="CMC (arXiv:1906.05849), with image mixture's negatives",
-        views=(crop, crop),
-        backbone=BackboneConfig(name="resnet50", options=_HALF, split="lab"),
+        views=(crop,),
+        backbone=BackboneConfig(name="resnet50", width=0.5, split="lab"),
         method=CMCConfig(projector=_LINEAR, momentum=0.999, queue=16384, temperature=0.07),
         optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
@@ -259,8 +258,8 @@ def cmc_small() -> Recipe:
         name="cmc_small",
         source="our small version of CMC",
         published="",
-        views=(crop, crop),
-        backbone=replace(base.backbone, options=_HALF, split="ycbcr"),
+        views=(crop,),
+        backbone=replace(base.backbone, width=0.5, split="ycbcr"),
         method=CMCConfig(momentum=0.99, queue=4096, temperature=0.1, region_size=4),
     )
 
@@ -272,7 +271,7 @@ def mixture_cmc_small() -> Recipe:
         cmc_small(),
         name="mixture_cmc_small",
         source="our small version of mixture_cmc_in100",
-        views=(view, view),
+        views=(view,),
     )
 
 

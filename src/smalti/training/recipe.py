@@ -36,7 +36,7 @@ class Recipe:
         name: of the recipe.
         source: paper, section or table that it follows.
         published: figure that its source reports, in words.
-        views: compositions made of every batch; the first two are the standard views.
+        views: compositions made of every batch; the first two (or one, as the method asks) are the standard views.
         backbone: the network to train.
         method: what it learns by.
         optimiser: how its weights move.
