@@ -5,7 +5,7 @@ A new method or composition is found through the types of `Recipe`; the contract
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
@@ -13,7 +13,6 @@ from smalti.methods.cmc import CMCConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
-from smalti.methods.method import MethodConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
@@ -68,7 +67,7 @@ METHODS: dict[str, Any] = {
     ),
 }
 # Further ways of a method to depend on what other processes hold.
-TOGETHER: dict[str, Any] = METHODS | {
+VARIANTS: dict[str, Any] = {
     "ediy, random pairs": replace(METHODS["ediy"], pairing="random"),
     "ediy, other images": replace(METHODS["ediy"], negatives="other", warmup_epochs=0.0),
     "moco, synchronised and symmetric": replace(METHODS["moco"], norm_group=0, symmetric=True),
@@ -85,33 +84,51 @@ COMPOSITIONS: dict[str, Composition] = {
 }
 
 
-def backbone_for(method: str, backbone: str) -> BackboneConfig:
-    """A backbone as small as they go: two halves for a method that splits colours."""
-    return replace(BACKBONES[backbone], split="lab" if method == "cmc" else "none")
+class System(NamedTuple):
+    """A method, a composition and a backbone, by name."""
+
+    method: str
+    composition: str
+    backbone: str
+
+    @property
+    def views(self) -> tuple[Composition, ...]:
+        """The composition in place of the standard views, or beside them."""
+        composition = COMPOSITIONS[self.composition]
+        if composition.standard:
+            return composition, composition
+        sides = 2 if self.method == "mcl of two levels" else 1
+        return (STANDARD, STANDARD, *[composition] * sides)
+
+    @property
+    def backbone_config(self) -> BackboneConfig:
+        """A backbone as small as they go: two halves for a method that splits colours."""
+        return replace(BACKBONES[self.backbone], split="lab" if self.method == "cmc" else "none")
+
+    @property
+    def method_config(self) -> Any:
+        """The method's settings for the backbone: a plain ViT has no stages for a feature pyramid network."""
+        config = (METHODS | VARIANTS)[self.method]
+        return replace(config, fpn=False) if isinstance(config, MCLConfig) and self.backbone == "vit" else config
+
+    def __str__(self) -> str:
+        return "-".join(self)
 
 
-def method_for(method: str, backbone: str) -> MethodConfig:
-    """A method's settings for a backbone: a plain ViT has no stages for a feature pyramid network."""
-    config = TOGETHER[method]
-    return replace(config, fpn=False) if isinstance(config, MCLConfig) and backbone == "vit" else config
-
-
-def systems() -> dict[tuple[str, str], tuple[Composition, ...]]:
-    """The views of every method with every composition: in place of its standard views, or beside them."""
-    return {(method, name): _views(method, name) for method in METHODS for name in COMPOSITIONS if _fits(method, name)}
+def systems() -> list[System]:
+    """Every method with every composition on every kind of backbone."""
+    return [
+        System(method, composition, backbone)
+        for method in METHODS
+        for composition in COMPOSITIONS
+        for backbone in BACKBONES
+        if _fits(method, composition)
+    ]
 
 
 def _fits(method: str, composition: str) -> bool:
     """A pyramid has as many levels as the views, so there are two small MCLs: for montages and for all others."""
     return (composition == "montage") == (method == "mcl of two levels") or not method.startswith("mcl")
-
-
-def _views(method: str, name: str) -> tuple[Composition, ...]:
-    composition = COMPOSITIONS[name]
-    if composition.standard:
-        return composition, composition
-    sides = 2 if method == "mcl of two levels" else 1
-    return (STANDARD, STANDARD, *[composition] * sides)
 
 
 def classes_in(hint: Any) -> set[type]:

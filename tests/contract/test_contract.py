@@ -8,19 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from contract_helpers import (
-    BACKBONES,
-    BATCH,
-    COMPOSITIONS,
-    METHODS,
-    STANDARD,
-    TOGETHER,
-    backbone_for,
-    classes_in,
-    method_for,
-    systems,
-)
+from contract_helpers import BATCH, COMPOSITIONS, METHODS, STANDARD, VARIANTS, System, classes_in, systems
 from helpers import EIGHT_BIT, LabelledSource, run_in_processes, textured
+from timm.layers import DropPath
 from torch import Tensor
 
 from smalti.distributed import rank, world_size
@@ -28,7 +18,9 @@ from smalti.methods.method import DataInfo, Method, Progress
 from smalti.models.momentum import update_targets
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging
-from smalti.training.fit import Engine, fit
+from smalti.training.checkpoint import load_checkpoint, save_checkpoint
+from smalti.training.fit import Engine, fit, make_module
+from smalti.training.module import Pretraining
 from smalti.training.recipe import AnyComposition, AnyMethod, Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.finish import Normalisation
@@ -40,40 +32,46 @@ NORMALISATION = Normalisation(EIGHT_BIT.mean, EIGHT_BIT.std)
 DATA = DataInfo(NORMALISATION, SOURCE.class_names)
 ORDER = BatchOrder(num_images=len(SOURCE), batch_size=BATCH, seed=3, block=4)
 SYSTEMS = systems()
-COMPOSED = {"mcl of two levels": "montage"}  # mosaics for all others
+TOGETHER = [*SYSTEMS, *(System(name, "mosaic", "resnet") for name in VARIANTS)]
+LATER = Progress(step=4, total_steps=6, steps_per_epoch=3, seed=5)  # no term waits any more, no layer is frozen
 
 
-def views_of(compositions: Sequence[Composition], step: int, order: BatchOrder = ORDER) -> list[Canvas]:
+def views_of(compositions: Sequence[Composition], step: int) -> list[Canvas]:
     """Canvases in float64 of this process's share."""
-    dataset = ViewDataset(SOURCE, compositions, order, EIGHT_BIT, "device", rank=rank(), world_size=world_size())
+    dataset = ViewDataset(SOURCE, compositions, ORDER, EIGHT_BIT, "device", rank=rank(), world_size=world_size())
     batch = dataset[step]
     assert batch.images is not None
     batch.images = batch.images.double() / 255
     return canvases(batch, compositions, NORMALISATION)
 
 
-def make_method(method: str, backbone: str) -> Method:
+def make_method(system: System) -> Method:
     torch.manual_seed(0)
-    built = method_for(method, backbone).build(backbone_for(method, backbone), DATA).double()
+    built = system.method_config.build(system.backbone_config, DATA).double()
     with torch.no_grad():  # weights that start at zero would let gradients stop before they arrive
         for parameter in built.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     return built
 
 
-def take_step(method: Method, views: Sequence[Canvas], step: int, rate: float = 0.01) -> Tensor:
-    """One step of plain gradient descent."""
-    progress = Progress(step=step, total_steps=6, steps_per_epoch=3, seed=5)
-    torch.manual_seed(step)  # for what drops paths
+def take_step(method: Method, views: Sequence[Canvas], progress: Progress) -> Tensor:
+    """One step of plain gradient descent, over all processes; the loss."""
+    torch.manual_seed(progress.step)  # for what drops paths
     loss = method(views, progress).loss
     loss.backward()
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.grad is not None:
-                parameter -= rate * parameter.grad
+                parameter -= 0.01 * _mean(parameter.grad)
                 parameter.grad = None
     update_targets(method.momentum_pairs(progress))
-    return loss.detach()
+    return _mean(loss.detach())
+
+
+def _mean(tensor: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor / world_size()
 
 
 def test_every_method_and_every_composition_is_here() -> None:
@@ -81,21 +79,16 @@ def test_every_method_and_every_composition_is_here() -> None:
     assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_in(AnyComposition)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize(("method", "composition"), SYSTEMS)
-def test_two_steps(method: str, composition: str, backbone: str) -> None:
-    """The loss is finite, every online parameter gets a gradient, no target does, and the state can be restored."""
-    built = make_method(method, backbone)
-    compositions = SYSTEMS[method, composition]
-    targets = {id(p) for pair in built.momentum_pairs(LATER) for p in pair.target.parameters()}
-
-    views = views_of(compositions, step=0)
-    step = built(views, LATER)
+@pytest.mark.parametrize("system", SYSTEMS, ids=str)
+def test_gradients_reach_all_that_learns_and_nothing_else(system: System) -> None:
+    method = make_method(system)
+    targets = {id(p) for pair in method.momentum_pairs(LATER) for p in pair.target.parameters()}
+    step = method(views_of(system.views, step=0), LATER)
     assert step.loss.ndim == 0
     assert step.loss.isfinite()
     assert all(value.ndim == 0 and value.isfinite() and not value.requires_grad for value in step.logs.values())
     step.loss.backward()
-    for name, parameter in built.named_parameters():
+    for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -103,19 +96,60 @@ def test_two_steps(method: str, composition: str, backbone: str) -> None:
             assert id(parameter) not in targets, name
         else:
             assert parameter.grad is None, name
-    assert any(p is q for p in built.parameters() for q in built.encoder().parameters())
-    built.zero_grad()
+    assert any(p is q for p in method.parameters() for q in method.encoder().parameters())
 
-    other = make_method(method, backbone)
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=str)
+def test_a_checkpoint_in_the_middle_of_an_epoch_holds_everything(system: System, tmp_path: Path) -> None:
+    """What goes on from it, after other weights and other buffers, ends the same to the bit."""
+    straight, optimiser = begin(recipe_of(system))
+    train(straight, optimiser, until=4)
+    save_checkpoint(tmp_path / "last.ckpt", straight, optimiser)
+    train(straight, optimiser, until=6)
+
+    resumed, _ = begin(recipe_of(system))
     with torch.no_grad():
-        for parameter in other.parameters():
-            parameter += 1
-    other.load_state_dict(built.state_dict())
-    second = views_of(compositions, step=1)
-    assert take_step(built, second, step=1) == take_step(other, second, step=1)
+        for tensor in resumed.method.state_dict().values():
+            tensor += 1
+    load_checkpoint(tmp_path / "last.ckpt", resumed)
+    train(resumed, resumed.configure_optimizers(), until=6)
+    expected, found = straight.method.state_dict(), resumed.method.state_dict()
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-LATER = Progress(step=4, total_steps=6, steps_per_epoch=3, seed=5)  # no term waits any more, no layer is frozen
+def recipe_of(system: System) -> Recipe:
+    """Two epochs of three steps."""
+    return Recipe(
+        name=str(system),
+        views=system.views,  # type: ignore[arg-type]
+        backbone=system.backbone_config,
+        method=system.method_config,
+        epochs=2,
+        batch_size=BATCH,
+        block=4,
+        precision="32",
+    )
+
+
+def begin(recipe: Recipe) -> tuple[Pretraining, torch.optim.Optimizer]:
+    module = make_module(recipe, EIGHT_BIT, ORDER, SOURCE.class_names)
+    return module, module.configure_optimizers()
+
+
+def train(module: Pretraining, optimiser: torch.optim.Optimizer, until: int) -> None:
+    """The engine's steps without the engine."""
+    dataset = ViewDataset(SOURCE, module.recipe.views, ORDER, EIGHT_BIT, "device")
+    for step in range(module.next_step, until):
+        batch = module.on_after_batch_transfer(dataset[step], 0)
+
+        def closure(batch: Any = batch) -> Tensor:
+            optimiser.zero_grad()
+            loss = module.training_step(batch, 0)
+            loss.backward()
+            return loss
+
+        module.optimizer_step(0, 0, optimiser, closure)
 
 
 class StopError(Exception):
@@ -124,25 +158,16 @@ class StopError(Exception):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_ends_as_if_it_had_not_been(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the middle of an epoch and continued, every weight and buffer is the same to the bit."""
-    recipe = Recipe(
-        name=method,
-        views=SYSTEMS[method, COMPOSED.get(method, "mosaic")],
-        backbone=backbone_for(method, "resnet"),
-        method=METHODS[method],  # type: ignore[arg-type]
-        epochs=2,
-        batch_size=BATCH,
-        block=4,
-        precision="32",
-    )
+    """The same with the engine: stopped in the middle of an epoch and continued from its own checkpoint."""
+    recipe = recipe_of(System(method, "montage" if method == "mcl of two levels" else "mosaic", "resnet"))
     engine = Engine(workers=0, logger="none", log_every=1, checkpoint_every=1, score_every=-1)
 
-    def train(name: str) -> dict[str, Any]:
-        run = RunFolder(tmp_path / name)
-        module = fit(SOURCE, run, recipe, EIGHT_BIT, engine=engine, export=lambda backbone: None, resume=True)
+    def run(name: str) -> dict[str, Any]:
+        folder = RunFolder(tmp_path / name)
+        module = fit(SOURCE, folder, recipe, EIGHT_BIT, engine=engine, export=lambda backbone: None, resume=True)
         return module.method.state_dict()
 
-    straight = train("straight")
+    straight = run("straight")
     end = Logging.on_train_batch_end
 
     def stopping(self: Logging, trainer: Any, module: Any, *rest: Any) -> None:
@@ -153,63 +178,51 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(method: str, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(Logging, "on_train_batch_end", stopping)
         with pytest.raises(StopError):
-            train("stopped")
-    resumed = train("stopped")
+            run("stopped")
+    resumed = run("stopped")
     assert straight.keys() == resumed.keys()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
 def act() -> dict[str, Any]:
-    """Two steps of every method on its share of the batch: their losses, and what the method then holds."""
-    return {name: _train_together(name) for name in TOGETHER}
+    """Two steps of every system on its share of the batch: their losses, and what the method then holds."""
+    return {str(system): _train_together(system) for system in TOGETHER}
 
 
-def _train_together(name: str) -> dict[str, Any]:
-    method = make_method(name, "resnet")
+def _train_together(system: System) -> dict[str, Any]:
+    method = make_method(system)
+    for module in method.modules():
+        if isinstance(module, DropPath):  # which images lose a path is each process's own chance
+            module.drop_prob = 0.0
     losses = []
     for step in range(2):
-        views = views_of(SYSTEMS[name.partition(",")[0], COMPOSED.get(name, "mosaic")], step)
         progress = Progress(step=step + 3, total_steps=6, steps_per_epoch=3, seed=5)
-        loss = method(views, progress).loss
-        loss.backward()
-        losses.append(_mean(loss.detach()))
-        with torch.no_grad():
-            for parameter in method.parameters():
-                if parameter.grad is not None:
-                    parameter -= 0.01 * _mean(parameter.grad)
-                    parameter.grad = None
-        update_targets(method.momentum_pairs(progress))
+        losses.append(take_step(method, views_of(system.views, step), progress))
     state = method.state_dict()
-    if getattr(TOGETHER[name], "norm_group", 0):  # split statistics are each process's own
+    if getattr(system.method_config, "norm_group", 0):  # split statistics are each process's own
         own = ("running_mean", "running_var", "num_batches_tracked")
         state = {key: value for key, value in state.items() if not key.endswith(own)}
     return {"losses": losses, "state": state}
 
 
-def _mean(tensor: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor / world_size()
-
-
 @pytest.fixture(scope="module")
 def alone_and_together() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    (alone,) = run_in_processes(act, 1)
-    return alone, run_in_processes(act, 2)
+    (alone,) = run_in_processes(act, 1, timeout=900)
+    return alone, run_in_processes(act, 2, timeout=900)
 
 
-@pytest.mark.parametrize("method", TOGETHER)
-def test_two_processes_do_what_one_does(method: str, alone_and_together: Any) -> None:
+@pytest.mark.parametrize("system", map(str, TOGETHER))
+def test_two_processes_do_what_one_does(system: str, alone_and_together: Any) -> None:
     alone, together = alone_and_together
     for one in together:
-        for found, expected in zip(one[method]["losses"], alone[method]["losses"], strict=True):
+        for found, expected in zip(one[system]["losses"], alone[system]["losses"], strict=True):
             torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-7)
-        for name, expected in alone[method]["state"].items():
-            torch.testing.assert_close(one[method]["state"][name], expected, atol=1e-8, rtol=1e-6, msg=name)
+        for name, expected in alone[system]["state"].items():
+            torch.testing.assert_close(one[system]["state"][name], expected, atol=1e-8, rtol=1e-6, msg=name)
 
 
 def test_a_copy_trains_as_the_original_does() -> None:
     """Deep copies are what momentum networks are made by."""
-    built = make_method("moco", "resnet")
-    views = views_of(SYSTEMS["moco", "mosaic"], step=0)
-    assert take_step(copy.deepcopy(built), views, 0) == take_step(built, views, 0)
+    system = System("moco", "mosaic", "resnet")
+    method, views = make_method(system), views_of(system.views, step=0)
+    assert take_step(copy.deepcopy(method), views, LATER) == take_step(method, views, LATER)

@@ -1,11 +1,10 @@
 """Affinity distillation against Eq. 10 as the paper prints it, written out as sums."""
 
+import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,37 +197,43 @@ def test_open_clip_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPa
         load_teacher("open_clip:ViT-B-32/openai")
 
 
-class FakeClip(torch.nn.Module):
-    """What open_clip's models have."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.visual = SimpleNamespace(image_size=(8, 8), image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6))
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        assert pixels.shape[-2:] == (8, 8)
-        return pixels.mean(dim=(2, 3)) * self.weight
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        return tokens.float() * self.weight
+@pytest.fixture
+def tiny_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of open_clip's, `tiny`, for images of 16 px, and a file of its weights."""
+    open_clip = pytest.importorskip("open_clip")
+    vision = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    (tmp_path / "tiny.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(tmp_path / "tiny.json")
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny", pretrained=None).state_dict(), tmp_path / "tiny.pt")
+    return tmp_path / "tiny.pt"
 
 
-def test_open_clips_models_are_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake: Any = ModuleType("open_clip")
-    asked = []
-    fake.create_model = lambda name, pretrained: asked.append((name, pretrained)) or FakeClip()
-    fake.get_tokenizer = lambda name: lambda texts: torch.tensor([[len(text), 1, 2] for text in texts])
-    monkeypatch.setitem(sys.modules, "open_clip", fake)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    teacher: Any = load_teacher("open_clip:ViT-B-32/laion2b")
-    assert asked == [("ViT-B-32", "laion2b")]
-    assert (teacher.mean, teacher.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+def test_open_clips_models_are_teachers(tiny_clip: Path) -> None:
+    import open_clip
+
+    teacher: Any = load_teacher(f"open_clip:tiny/{tiny_clip}")
     assert not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    pixels = torch.ones(2, 3, 32, 32) * torch.tensor([0.1, 0.5, 0.9])[:, None, None]
-    torch.testing.assert_close(teacher.encode_image(pixels), torch.tensor([[0.1, 0.5, 0.9]] * 2), atol=1e-5, rtol=0)
-    assert teacher.encode_text(["cat", "horse"]).tolist() == [[3, 1, 2], [5, 1, 2]]
+    torch.manual_seed(1)
+    pixels = torch.rand(2, 3, 16, 16)
+    model = open_clip.create_model("tiny", pretrained=str(tiny_clip)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.encode_image(pixels), model.encode_image(pixels))
+        large = torch.ones(2, 3, 32, 32) * torch.tensor([0.1, 0.5, 0.9])[:, None, None]
+        torch.testing.assert_close(
+            teacher.encode_image(large), model.encode_image(large[..., :16, :16]), atol=1e-4, rtol=1e-4
+        )
+        texts = model.encode_text(open_clip.get_tokenizer("tiny")(["a cat", "a horse"]))
+        torch.testing.assert_close(teacher.encode_text(["a cat", "a horse"]), texts)
+    assert (teacher.mean, teacher.std) == (model.visual.image_mean, model.visual.image_std)
+
+
+def test_open_clips_models_need_weights(tiny_clip: Path) -> None:
+    for name in ("tiny", "tiny/", f"tiny/{tiny_clip}.absent"):
+        with pytest.raises(UserError, match=r"open_clip:tiny.*use e\.g\."):
+            load_teacher(f"open_clip:{name}")
 
 
 def test_the_first_view_must_be_a_standard_one() -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from smalti.errors import UserError
 from smalti.user_files import call_in_file
 
+_WEIGHTS = "use e.g. open_clip:ViT-B-32/openai, or open_clip:ViT-B-32/FILE; see open_clip.list_pretrained()"
+
 
 class Teacher(Protocol):
     """What a teacher has to be. One that is an `nn.Module` is frozen and moved to the images' device.
@@ -32,8 +34,8 @@ def load_teacher(name: str) -> Teacher:
     """A teacher by name.
 
     Args:
-        name: "open_clip:ARCHITECTURE/WEIGHTS", as open_clip names them, e.g. "open_clip:ViT-B-32/openai"; or a Python
-            file with a function `teacher()` that returns one.
+        name: "open_clip:ARCHITECTURE/WEIGHTS", as open_clip names them, e.g. "open_clip:ViT-B-32/openai", or with a
+            file of weights; or a Python file with a function `teacher()` that returns one.
 
     Raises:
         UserError: no such file or function, unknown weights, or open_clip is not installed.
@@ -75,11 +77,13 @@ def _open_clip(name: str) -> Teacher:
     if importlib.util.find_spec("open_clip") is None:
         raise UserError(f"teacher open_clip:{name} without open_clip", "the package", "pip install 'smalti[clip]'")
     architecture, _, weights = name.partition("/")
+    if not weights:  # open_clip would draw them at random
+        raise UserError(f"teacher open_clip:{name} without weights", "ARCHITECTURE/WEIGHTS", _WEIGHTS)
     try:
         return OpenClip(architecture, weights)
     except Exception as error:  # downloads and unknown names fail in many ways; all mean the same here
         raise UserError(
             f"teacher open_clip:{name} ({type(error).__name__}: {error})",
-            "an architecture and weights that open_clip has, e.g. open_clip:ViT-B-32/openai",
-            "see open_clip.list_pretrained()",
+            "an architecture and weights that open_clip has, or a file of weights",
+            _WEIGHTS,
         ) from error

@@ -27,7 +27,7 @@ from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging, Monitor, Saving, Watching
 from smalti.training.checkpoint import load_checkpoint
-from smalti.training.hardware import available_cores, resolve_precision
+from smalti.training.hardware import available_cores, resolve_precision, unfuse_attention
 from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
 from smalti.views.finish import Normalisation
@@ -125,6 +125,8 @@ def make_module(
     for view in recipe.views:
         method.encoder().check_size(view.canvas_size)
     method.to(memory_format=torch.channels_last)
+    if resolve_precision(recipe.precision) == "bf16-mixed" and not torch.cuda.is_available():
+        unfuse_attention(method)
     steps_per_epoch = order.steps_per_epoch // recipe.accumulate * recipe.accumulate
     order.check_parts(recipe.accumulate)
     return Pretraining(method, recipe, normalisation, steps_per_epoch)
