@@ -73,8 +73,12 @@ def by_the_loop(method: Supervised, canvases: list[Canvas]) -> float:
                 feature = cells[0].mean(dim=(1, 2))
             scores = layer(feature)
             label = int(LABELS[regions.source[n, k]])
-            found = math.exp(scores[label]) / sum(math.exp(score) for score in scores)
-            of_view.append(float(regions.weight[n, k]) * -math.log(found))
+            below, smooth = sum(math.exp(score) for score in scores), method.config.label_smoothing
+            loss_of_region = 0.0
+            for c, score in enumerate(scores):
+                target = (1 - smooth) * (c == label) + smooth / len(scores)
+                loss_of_region -= target * math.log(math.exp(score) / below)
+            of_view.append(float(regions.weight[n, k]) * loss_of_region)
         loss += sum(of_view) / len(of_view) / len(canvases)
     return loss
 
@@ -88,6 +92,12 @@ def test_the_loss_is_cross_entropy(backbone: str, views: list[Composition]) -> N
         step = method(canvases, START)
     assert float(step.loss) == pytest.approx(expected, abs=1e-6)
     assert {f"loss_view_{number}" for number in range(len(views))} < set(step.logs)
+
+
+def test_labels_may_be_smoothed() -> None:
+    method, canvases = make_method("resnet", label_smoothing=0.3), make_canvases(VIEWS["montages"])
+    with torch.no_grad():
+        assert float(method(canvases, START).loss) == pytest.approx(by_the_loop(method, canvases), abs=1e-6)
 
 
 def test_with_an_fpn_each_montage_is_read_at_its_level() -> None:
@@ -157,7 +167,7 @@ def test_views_that_do_not_fit_are_refused() -> None:
         SupervisedConfig(fpn=True, levels=2).check(MONTAGES)
 
 
-@pytest.mark.parametrize("settings", [{"levels": 0}, {"channels": 0}, {"region_size": 0}])
+@pytest.mark.parametrize("settings", [{"levels": 0}, {"channels": 0}, {"region_size": 0}, {"label_smoothing": 1.5}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         SupervisedConfig(**settings)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smalti.checks import require_count
+from smalti.checks import require_count, require_fraction
 from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step
@@ -34,16 +34,19 @@ class SupervisedConfig:
         levels: of the FPN; so many levels must the views have.
         channels: of the FPN.
         region_size: cells along a region read from a map.
+        label_smoothing: share of the target that all classes have alike (arXiv:1512.00567).
     """
 
     fpn: bool = False
     levels: int = 1
     channels: int = 256
     region_size: int = 7
+    label_smoothing: float = 0.0
     scored: ClassVar[str] = "classifier"
 
     def __post_init__(self) -> None:
         require_count(self, "levels", "channels", "region_size")
+        require_fraction(self, "label_smoothing")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that cannot be classified."""
@@ -82,7 +85,13 @@ class Supervised(Method):
                 raise _without_labels()
             label = canvas.regions.label.flatten()  # (N*K,)
             logits = self.network(canvas).flatten(0, 1)  # (N*K, classes)
-            losses = F.cross_entropy(logits, label.clamp(min=-1), ignore_index=-1, reduction="none")
+            losses = F.cross_entropy(
+                logits,
+                label.clamp(min=-1),
+                ignore_index=-1,
+                reduction="none",
+                label_smoothing=self.config.label_smoothing,
+            )
             terms.append(weighted_mean(losses, canvas.regions.weight))
             logs[f"loss_view_{number}"] = terms[-1].detach()
             logs.setdefault("accuracy", (logits.argmax(dim=1) == label).float().mean())

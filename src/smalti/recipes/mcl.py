@@ -104,14 +104,14 @@ def supervised_montage_r50() -> Recipe:
 def supervised_montage_swin_t() -> Recipe:
     """The same with Swin-T, 300 epochs, by the settings of arXiv:2103.14030.
 
-    Of its augmentations only the crop and the flip are here: mixed labels, RandAugment, erasing and label smoothing
-    are not.
+    Of its augmentations only the crop and the flip are here: mixed labels, RandAugment and erasing are not.
     """
     return replace(
         supervised_montage_r50(),
         name="supervised_montage_swin_t",
         published="COCO, Mask R-CNN Swin-T, 1x: +0.8 AP box, +0.7 mask over supervised training",
         backbone=BackboneConfig(name="swin_tiny_patch4_window7_224", options={"drop_path_rate": 0.2}),
+        method=SupervisedConfig(fpn=True, levels=4, label_smoothing=0.1),
         optimiser=OptimiserConfig(
             name="adamw",
             base_lr=2.5e-4,

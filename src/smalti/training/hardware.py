@@ -1,7 +1,8 @@
 """What the machine can do, asked once."""
 
 import os
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ def unfuse_attention(network: nn.Module) -> None:
     There the gradients of torch's fused attention take eight times as long (64 images of 65 tokens, 3 heads, AMX); in
     32 bits, and on GPUs, the fused kernel is as fast or faster.
     """
-    for module in network.modules():
+    modules: Iterator[Any] = network.modules()
+    for module in modules:
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
 
