@@ -23,6 +23,7 @@ from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
 from smalti.training.recipe import Recipe
+from smalti.views.dealing import can_deal
 from smalti.views.draw import draw_views
 from smalti.views.finish import Normalisation
 from smalti.views.loader import BatchOrder, ViewDataset
@@ -60,7 +61,11 @@ def pretrain(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     source = open_source(data, "train", recipe.backbone.in_channels)
     _announce(console, source)
-    recipe = _fit_batch(console, recipe, len(source))
+    wanted, recipe = recipe.batch_size, _fit_batch(recipe, len(source))
+    if recipe.batch_size < wanted and is_first():
+        console.print(
+            f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}", highlight=False
+        )
     statistics = measure(source)
     run = RunFolder(out)
     info = EncoderInfo(
@@ -109,10 +114,8 @@ def draw(
         raise UserError(f"picture {path}", "a file ending in .png", "give another name")
     statistics = statistics or measure(source)
     # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
-    batch = recipe.micro_batch
-    block = BatchOrder(num_images=batch, batch_size=batch, seed=recipe.seed, block=recipe.block).deal_block
-    batch = min(block, len(source) // 8 * 8 or len(source))
-    order = BatchOrder(num_images=len(source), batch_size=batch, seed=recipe.seed, block=batch)
+    block = _fit_batch(recipe, len(source)).deal_block
+    order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)
     dataset = ViewDataset(source, recipe.views, order, statistics)
     draw_views(dataset, recipe.views, Normalisation(statistics.mean, statistics.std), Path(path), step)
 
@@ -148,16 +151,23 @@ def _announce(console: Console, source: ImageSource) -> None:
         console.print(f"not images by their names, and ignored: {listed}", highlight=False)
 
 
-def _fit_batch(console: Console, recipe: Recipe, images: int) -> Recipe:
-    """A set smaller than the batch is trained on with a smaller batch, and the user is told."""
+def _fit_batch(recipe: Recipe, images: int) -> Recipe:
+    """For a set smaller than the batch the same with a smaller one: the largest from which its views can be dealt.
+
+    Raises:
+        UserError: there are too few images for any.
+    """
+    parts = recipe.accumulate
     if recipe.batch_size <= images:
         return recipe
-    step = 8 * recipe.accumulate
-    batch = images // step * step or images // recipe.accumulate * recipe.accumulate
-    if batch < 2:
-        raise UserError(f"{images} image", "two or more", "add images")
-    console.print(f"only {images} images: a batch has {batch} in place of {recipe.batch_size}", highlight=False)
-    return replace(recipe, batch_size=batch)
+    if images < max(2, parts):
+        raise UserError(f"{images} image{'s' * (images > 1)}", f"{max(2, parts)} or more", "add images")
+    sizes = [size for step in (8 * parts, parts) for size in range(images // step * step, 1, -step)]
+    smaller = (replace(recipe, batch_size=size) for size in sizes)
+    # Where none will do, the first says why when its views are made.
+    return next(
+        (each for each in smaller if can_deal(each.deal_block, each.views)), replace(recipe, batch_size=sizes[0])
+    )
 
 
 def _monitors(data: str | Path, source: ImageSource, info: EncoderInfo, engine: Engine) -> list[Any]:

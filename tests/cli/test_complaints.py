@@ -11,8 +11,9 @@ import pytest
 import tiny
 import tiny_recipe
 
-from smalti import cli
+from smalti import api, cli
 from smalti.errors import UserError
+from smalti.recipes import get_recipe
 
 RECIPE = f"--recipe {tiny.RECIPE_FILE} --workers 0 --logger none"
 
@@ -62,7 +63,7 @@ def complaint(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -
         ("PLACE/empty", "no images in PLACE/empty (no files at all)"),
         ("PLACE/texts", "no images in PLACE/texts (other files: 1 .txt)"),
         ("PLACE/misspelt.py", "the file PLACE/misspelt.py"),
-        ("PLACE/one", "1 image; expected two or more"),
+        ("PLACE/one", "1 image; expected 2 or more"),
         ("PLACE/three", "images to deal mosaics of 4 tiles from"),
     ],
 )
@@ -167,6 +168,16 @@ def test_a_batch_larger_than_the_set_becomes_smaller_and_is_told(
     assert cli.main(line.split()) == 0
     assert "only 12 images: a batch has 8 in place of 64" in capsys.readouterr().out
     assert json.loads((run / "recipe.json").read_text())["recipe"]["batch_size"] == tiny_recipe.BATCH
+
+
+@pytest.mark.parametrize(("images", "recipe", "batch"), [(60, "mcl_small", 48), (40, "mosrep_moco_small", 40)])
+def test_a_smaller_batch_is_one_that_the_views_can_be_dealt_from(images: int, recipe: str, batch: int) -> None:
+    assert api._fit_batch(get_recipe(recipe), images).batch_size == batch
+
+
+def test_too_few_images_for_a_canvas_are_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(f"pretrain {place}/photos --out {tmp_path}/run --recipe mcl_small".split()) == 2
+    assert "montages of 16 tiles" in capsys.readouterr().err
 
 
 def test_debug_gives_the_traceback() -> None:

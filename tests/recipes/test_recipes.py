@@ -27,7 +27,7 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
     recipe = make()
     assert recipe.name == make.__name__
     assert recipe.source
-    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block)
+    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.deal_block)
     for view in recipe.views:
         view.check_block(order.deal_block)
     if isinstance(recipe.method, AffinityConfig):

@@ -97,7 +97,7 @@ def fit(
     ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction, writes=is_first())
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
-    order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block)
+    order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.deal_block)
     order.share(engine.devices * engine.nodes)
     for view in recipe.views:
         view.check_block(order.deal_block)

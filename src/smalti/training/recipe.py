@@ -17,6 +17,7 @@ from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimiserConfig
 from smalti.views.crops import Crop
+from smalti.views.dealing import choose_block
 from smalti.views.erasing import Cutout, RandomErasing
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
@@ -43,7 +44,7 @@ class Recipe:
         epochs: passes over the images.
         batch_size: images of an optimiser step, over all devices.
         accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
-        block: images among which canvases are dealt; 0 for the largest divisor of the batch up to 32.
+        block: images among which canvases are dealt; 0 for what `choose_block` says of the batch and the views.
         seed: of everything random.
         precision: "auto" is bfloat16 where the hardware computes in it, else 32 bits.
         executor: where views are made: by the loader's processes on the "host", on the training "device", or "auto":
@@ -98,6 +99,11 @@ class Recipe:
     def micro_batch(self) -> int:
         """Images that go through the network at once, over all devices."""
         return self.batch_size // self.accumulate
+
+    @property
+    def deal_block(self) -> int:
+        """Images among which canvases are dealt."""
+        return self.block or choose_block(self.micro_batch, self.views)
 
     def resized(self, image_size: int) -> "Recipe":
         """The recipe with every view, tile and shift scaled so that a standard view measures `image_size` pixels."""

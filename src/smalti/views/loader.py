@@ -20,13 +20,13 @@ from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
 from smalti.views.canvas import Canvas
+from smalti.views.dealing import choose_block
 from smalti.views.draws import Draws, field_key, mix, permutation
 from smalti.views.finish import Normalisation, finish
 from smalti.views.plan import Composition, Plan
 from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer
 
-_MAX_BLOCK = 32
 _ATTEMPTS = 1000
 
 
@@ -38,7 +38,7 @@ class BatchOrder:
         num_images: in the data set.
         batch_size: images of a step over all ranks; the last, incomplete batch of an epoch is left out.
         seed: of the run.
-        block: images within which canvases are dealt; 0 for the largest divisor of the batch up to 32. Views are the
+        block: images within which canvases are dealt; 0 for what `choose_block` says of the batch. Views are the
             same for every number of ranks because no block is ever split between two.
 
     Raises:
@@ -69,10 +69,7 @@ class BatchOrder:
     @property
     def deal_block(self) -> int:
         """Images in a block."""
-        if self.block:
-            return self.block
-        divisors = [d for d in range(8, _MAX_BLOCK + 1) if self.batch_size % d == 0]
-        return max(divisors, default=self.batch_size)
+        return self.block or choose_block(self.batch_size)
 
     def check_parts(self, parts: int) -> None:
         """Raise UserError where gradients accumulate over more parts than an epoch has batches."""

@@ -76,12 +76,12 @@ class Montage:
 
     def check_block(self, block: int) -> None:
         cells = self.grid**2
-        if block * self.repeats % cells:
+        step = cells // math.gcd(cells, self.repeats)
+        if block % step:
             raise UserError(
                 f"{block} images, {self.repeats} of each, to deal montages of {cells} tiles from",
                 "a whole number of montages",
-                f"give a --block that is a multiple of {cells // math.gcd(cells, self.repeats)}, and a --batch-size "
-                "that is one of the block",
+                f"give a --batch-size, and a --block if any, that is a multiple of {step}",
             )
 
     def plan(self, sizes: Ints, draws: Draws) -> Plan:

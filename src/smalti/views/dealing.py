@@ -1,0 +1,29 @@
+"""Among how many images canvases are dealt: blocks of a batch, none of which is ever split between processes."""
+
+from collections.abc import Sequence
+
+from smalti.errors import UserError
+from smalti.views.plan import Composition
+
+_LEAST, _MOST = 8, 32  # of the blocks to look at first
+
+
+def choose_block(batch_size: int, views: Sequence[Composition] = ()) -> int:
+    """Images of a block for a batch: of its divisors the largest up to 32 from which all views can be dealt.
+
+    Where there is none from 8 to 32 it is the least above them, then the largest below. Where no divisor will do it is
+    what it would be without views, whose `check_block` then says why.
+    """
+    divisors = [d for d in range(batch_size, 0, -1) if batch_size % d == 0]
+    preferred = sorted(divisors, key=lambda d: (not _LEAST <= d <= _MOST, d < _LEAST, d if d > _MOST else -d))
+    return next((block for block in preferred if can_deal(block, views)), preferred[0])
+
+
+def can_deal(block: int, views: Sequence[Composition]) -> bool:
+    """Whether canvases of all views can be dealt among `block` images."""
+    try:
+        for view in views:
+            view.check_block(block)
+    except UserError:
+        return False
+    return True
