@@ -20,11 +20,13 @@ class Settings:
         quick: a rough look, in a minute or two.
         data: folder of photographs to make views of, besides the embedded ones.
         out: where the figures go.
+        only: names of the benchmarks to run; all unless given.
     """
 
     quick: bool = False
     data: Path | None = None
     out: Path = Path("results/bench_cpu.json")
+    only: tuple[str, ...] = ()
 
 
 def run(settings: Settings) -> dict[str, list[Figure]]:
@@ -39,10 +41,13 @@ def run(settings: Settings) -> dict[str, list[Figure]]:
         "knn": partial(knn_cpu.measure, quick=quick),
         "loader memory": partial(loader_memory.measure, quick=quick),
     }
+    unknown = set(settings.only) - set(jobs)
+    if unknown:
+        raise SystemExit(f"got --only {' '.join(unknown)}; expected some of {', '.join(jobs)}")
     figures = {}
-    for name, job in jobs.items():
+    for name in settings.only or jobs:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            figures[name] = pool.submit(job).result()
+            figures[name] = pool.submit(jobs[name]).result()
         print(name)
         show(figures[name])
     return figures
