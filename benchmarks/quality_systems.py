@@ -37,7 +37,10 @@ IMAGES_OF_A_CLASS = 500
 EPOCHS, BATCH = 8, 64
 BASELINES = {
     "moco_v2_small": ("moco_v2_multicrop_small", "mosrep_moco_small", "mixture_moco_small", "unmix_moco_small"),
-    "byol_small": ("byol_multicrop_small", "mosrep_byol_small", "ediy_small", "ediy_small, invariance alone"),
+    "byol_small": (
+        *("byol_multicrop_small", "mosrep_byol_small", "ediy_small", "ediy_small, local predictor"),
+        *("ediy_small, invariance alone", "ediy_small, invariance alone, local predictor"),
+    ),
     "dino_multicrop_small": ("mosrep_dino_small",),
     "cmc_small": ("mixture_cmc_small",),
     "mcl_small, level 0 alone": ("mcl_small",),
@@ -67,14 +70,16 @@ class Arguments:
 
 def system(name: str) -> Recipe:
     """A small recipe on the common network and schedule."""
-    name, _, variant = name.partition(", ")
+    name, *variants = name.split(", ")
     recipe = get_recipe(name)
-    method: Any = replace(recipe.method, **VARIANTS.get(variant, {}))
-    if variant == "level 0 alone":
+    method: Any = recipe.method
+    for variant in variants:
+        method = replace(method, **VARIANTS[variant])
+    if "level 0 alone" in variants:
         recipe = replace(recipe, views=recipe.views[:2], method=method)
     if isinstance(method, MCLConfig):
         method = replace(method, channels=32, hidden=256)
-    if isinstance(method, DINOConfig):  # as lightly has it for small images; wider heads barely learn in this time
+    if isinstance(method, DINOConfig):  # heads without normalisation, or wider ones, barely learn in this time
         method = replace(
             method, head=replace(method.head, hidden=512, outputs=1024, norm=True), teacher_temperature=0.04
         )

@@ -164,10 +164,10 @@ def _fit_batch(recipe: Recipe, images: int) -> Recipe:
         raise UserError(f"{images} image{'s' * (images > 1)}", f"{max(2, parts)} or more", "add images")
     sizes = [size for step in (8 * parts, parts) for size in range(images // step * step, 1, -step)]
     smaller = (replace(recipe, batch_size=size) for size in sizes)
-    # Where none will do, the first says why when its views are made.
-    return next(
-        (each for each in smaller if can_deal(each.deal_block, each.views)), replace(recipe, batch_size=sizes[0])
+    fitting = (
+        each for each in smaller if each.micro_batch % each.deal_block == 0 and can_deal(each.deal_block, each.views)
     )
+    return next(fitting, replace(recipe, batch_size=sizes[0]))  # which will say what is wrong when its views are made
 
 
 def _monitors(data: str | Path, source: ImageSource, info: EncoderInfo, engine: Engine) -> list[Any]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,9 +171,23 @@ def test_a_batch_larger_than_the_set_becomes_smaller_and_is_told(
     assert json.loads((run / "recipe.json").read_text())["recipe"]["batch_size"] == tiny_recipe.BATCH
 
 
-@pytest.mark.parametrize(("images", "recipe", "batch"), [(60, "mcl_small", 48), (40, "mosrep_moco_small", 40)])
-def test_a_smaller_batch_is_one_that_the_views_can_be_dealt_from(images: int, recipe: str, batch: int) -> None:
-    assert api._fit_batch(get_recipe(recipe), images).batch_size == batch
+@pytest.mark.parametrize(
+    ("images", "recipe", "block", "accumulate", "batch"),
+    [
+        (60, "mcl_small", 0, 1, 48),
+        (60, "mcl_small", 0, 2, 32),
+        (60, "mosrep_moco_small", 0, 1, 56),
+        (60, "mosrep_moco_small", 20, 1, 40),
+        (7, "mosrep_moco_small", 0, 1, 7),
+        (600, "mosrep_moco_small", 0, 1, 512),
+    ],
+)
+def test_a_smaller_batch_is_one_that_the_views_can_be_dealt_from(
+    images: int, recipe: str, block: int, accumulate: int, batch: int
+) -> None:
+    fitted = api._fit_batch(replace(get_recipe(recipe), block=block, accumulate=accumulate), images)
+    assert fitted.batch_size == batch
+    assert fitted.micro_batch % fitted.deal_block == 0
 
 
 def test_too_few_images_for_a_canvas_are_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
