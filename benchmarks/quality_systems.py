@@ -15,12 +15,14 @@ from typing import Any
 import torch
 import tyro
 
+from benchmarks import class_means
 from benchmarks.figures import machine
 from benchmarks.quality_cpu import link_images, narrow_resnet
 from benchmarks.seeds import score_all
 from smalti import api
 from smalti.images.catalogue import open_source
 from smalti.images.statistics import measure
+from smalti.methods.affinity import AffinityConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
@@ -44,7 +46,7 @@ BASELINES = {
     "dino_multicrop_small": ("mosrep_dino_small",),
     "cmc_small": ("mixture_cmc_small",),
     "mcl_small, level 0 alone": ("mcl_small",),
-    "supervised_small": ("supervised_montage_small",),
+    "supervised_small": ("supervised_montage_small", "affinity_small"),  # the last is taught by the first
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "invariance alone": {"diversity": 0.0, "byol": 0.0},
@@ -136,7 +138,10 @@ def _scores(encoder: Encoder, data: str) -> dict[str, float]:
 
 def _run(data: str, recipe: Recipe) -> dict[str, float]:
     """kNN and linear accuracy, and what the last step logged: a collapse shows there."""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, TemporaryDirectory() as taught:
+        if isinstance(recipe.method, AffinityConfig):
+            class_means.write_teacher(Path(taught), data, replace(system("supervised_small"), seed=recipe.seed))
+            recipe = replace(recipe, method=replace(recipe.method, teacher=class_means.__file__))
         encoder = api.pretrain(data, folder, recipe, engine=Engine(logger="none", score_every=-1, workers=0))
         last = RunFolder(folder).metrics()[-1]
     watched = ("loss", "z_std", "cell_std", "kl", "teacher_entropy")
