@@ -81,7 +81,7 @@ def system(name: str) -> Recipe:
         recipe = replace(recipe, views=recipe.views[:2], method=method)
     if isinstance(method, MCLConfig):
         method = replace(method, channels=32, hidden=256)
-    if isinstance(method, DINOConfig):  # heads without normalisation, or wider ones, barely learn in this time
+    if isinstance(method, DINOConfig):  # the recipe's own head barely learns in this time
         method = replace(
             method, head=replace(method.head, hidden=512, outputs=1024, norm=True), teacher_temperature=0.04
         )

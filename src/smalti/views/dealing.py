@@ -15,7 +15,8 @@ def choose_block(batch_size: int, views: Sequence[Composition] = ()) -> int:
     what it would be without views, whose `check_block` then says why.
     """
     divisors = [d for d in range(batch_size, 0, -1) if batch_size % d == 0]
-    preferred = sorted(divisors, key=lambda d: (not _LEAST <= d <= _MOST, d < _LEAST, d if d > _MOST else -d))
+    usual, small = [d for d in divisors if _LEAST <= d <= _MOST], [d for d in divisors if d < _LEAST]
+    preferred = [*usual, *(d for d in reversed(divisors) if d > _MOST), *small]
     return next((block for block in preferred if can_deal(block, views)), preferred[0])
 
 
