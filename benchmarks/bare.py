@@ -9,7 +9,7 @@ from smalti.images.statistics import PixelStatistics
 from smalti.models.momentum import update_targets
 from smalti.training.fit import make_module
 from smalti.training.hardware import resolve_precision
-from smalti.training.optim import clip_gradients, make_optimiser
+from smalti.training.optim import clip_gradients, make_optimizer
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.loader import BatchOrder
@@ -36,8 +36,8 @@ class BareLoop:
     ) -> None:
         self._module = make_module(recipe, statistics, order, class_names)
         self.method = self._module.method.to(device)
-        self.normalisation = self._module.normalisation
-        self._optimiser = make_optimiser(recipe.optimiser, self.method, recipe.batch_size)
+        self.normalize = self._module.normalize
+        self._optimizer = make_optimizer(recipe.optimizer, self.method, recipe.batch_size)
         self._recipe = recipe
         self.autocast = torch.autocast(
             device, torch.bfloat16, enabled=resolve_precision(recipe.precision) == "bf16-mixed"
@@ -48,13 +48,13 @@ class BareLoop:
         progress = self._module.progress(number)
         with self.autocast:
             loss, _ = self.method(views, progress)
-        self._optimiser.zero_grad()
+        self._optimizer.zero_grad()
         loss.backward()
-        clip_gradients(self._recipe.optimiser, self.method)
-        for group in self._optimiser.param_groups:
+        clip_gradients(self._recipe.optimizer, self.method)
+        for group in self._optimizer.param_groups:
             group["lr"] = self._module.learning_rate(number)
             if group["weight_decay"]:
                 group["weight_decay"] = self._module.weight_decay(number)
-        self._optimiser.step()
+        self._optimizer.step()
         update_targets(self.method.momentum_pairs(progress))
         return loss.detach()

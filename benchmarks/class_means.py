@@ -24,7 +24,7 @@ def write_teacher(folder: Path, data: str, recipe: Recipe) -> None:
     seen = api.embed(encoder, data, "train", image_size=recipe.image_size)
     features, labels = torch.from_numpy(seen.features), torch.from_numpy(seen.labels)
     means = {_TEXT.format(name): features[labels == number].mean(dim=0) for number, name in enumerate(seen.class_names)}
-    torch.save({"texts": means, "centre": features.mean(dim=0)}, folder / "means.pt")
+    torch.save({"texts": means, "center": features.mean(dim=0)}, folder / "means.pt")
     os.environ[_VARIABLE] = str(folder)
 
 
@@ -40,13 +40,13 @@ class ClassMeans(nn.Module):
         super().__init__()
         kept = torch.load(folder / "means.pt", weights_only=True)
         self.encoder, self._texts = load_encoder(folder), kept["texts"]
-        self.register_buffer("centre", kept["centre"])
+        self.register_buffer("center", kept["center"])
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, D)."""
         scale = self.encoder.info.pixels
-        return self.encoder(pixels * (scale.high - scale.low) + scale.low) - self.centre
+        return self.encoder(pixels * (scale.high - scale.low) + scale.low) - self.center
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """N texts about known classes -> (N, D)."""
-        return torch.stack([self._texts[text] for text in texts]).to(self.centre) - self.centre
+        return torch.stack([self._texts[text] for text in texts]).to(self.center) - self.center

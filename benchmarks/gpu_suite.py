@@ -74,7 +74,7 @@ def _checks(stages: Stages, _settings: Settings, scale: Scale) -> None:
     stages.run("checks/executors agree", partial(checks.executors, scale))
     for name in quality.RECIPES:
         stages.run(f"checks/steps of {name}", partial(checks.steps, name, scale))
-    stages.run("checks/split batch normalisation", partial(checks.split_batch_norm_groups, scale))
+    stages.run("checks/split batch normalization", partial(checks.split_batch_norm_groups, scale))
     stages.run("checks/resume", partial(checks.resume, scale))
 
 

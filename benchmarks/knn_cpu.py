@@ -49,7 +49,7 @@ def _compare(bank: int, queries: int, dim: int, rounds: int) -> list[Figure]:
 
 
 def products(probe: KnnProbe, bank: Tensor, queries: Tensor) -> Callable[[int], object]:
-    """The products of normalised features in the probe's chunks, into memory that is there already."""
+    """The products of normalized features in the probe's chunks, into memory that is there already."""
     bank, queries = (F.normalize(x.float(), dim=1) for x in (bank, queries))
     similar = torch.empty(min(probe.query_chunk, len(queries)), min(probe.bank_chunk, len(bank)), device=bank.device)
 

@@ -83,13 +83,13 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
         backbone=narrow_resnet(),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
-            momentum=0.99,
+            ema_momentum=0.99,
             queue=4096,
             temperature=0.2,
-            norm_group=64,
+            shuffle_bn_group=64,
             region_size=4,
         ),
-        optimiser=replace(published.optimiser, base_lr=0.25, weight_decay=1e-4, warmup_epochs=1.0),
+        optimizer=replace(published.optimizer, base_lr=0.25, weight_decay=1e-4, warmup_epochs=1.0),
         epochs=8,
         batch_size=64,
     )
@@ -97,7 +97,7 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
 
 
 def narrow_resnet(split: Literal["none", "lab", "ycbcr"] = "none") -> BackboneConfig:
-    """A ResNet-10 with the CIFAR stem and 24 to 192 channels, which two halves share where colours are split."""
+    """A ResNet-10 with the CIFAR stem and 24 to 192 channels, which two halves share where colors are split."""
     channels = [24, 48, 96, 192] if split == "none" else [12, 24, 48, 96]
     options = {"layers": [1, 1, 1, 1], "channels": channels}
     return BackboneConfig(name="resnet18", stem="stride8", options=options, split=split)

@@ -20,7 +20,7 @@ from benchmarks.figures import machine
 from benchmarks.quality_cpu import link_images, narrow_resnet
 from benchmarks.seeds import score_all
 from smalti import api
-from smalti.images.catalogue import open_source
+from smalti.images.catalog import open_source
 from smalti.images.statistics import measure
 from smalti.methods.affinity import AffinityConfig
 from smalti.methods.dino import DINOConfig
@@ -31,7 +31,7 @@ from smalti.models.encoder import Encoder, EncoderInfo
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.mosaic import Mosaic
 
@@ -86,20 +86,20 @@ def system(name: str) -> Recipe:
             method, head=replace(method.head, hidden=512, outputs=1024, norm=True), teacher_temperature=0.04
         )
     # A run of some hundred steps needs targets that follow within tens of them.
-    faster = {"momentum": 0.98, "norm_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
+    faster = {"ema_momentum": 0.98, "shuffle_bn_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
     known = {field.name for field in fields(method)}
     method = replace(method, **{key: value for key, value in faster.items() if key in known})
-    optimiser = OptimiserConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)
+    optimizer = OptimizerConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)
     if isinstance(method, EDIYConfig):  # its loss has twice BYOL's
-        optimiser = replace(optimiser, base_lr=optimiser.base_lr / 2, weight_decay=2 * optimiser.weight_decay)
-    if recipe.optimiser.name == "adamw":
-        optimiser = replace(recipe.optimiser, base_lr=0.002, warmup_epochs=1.0)
+        optimizer = replace(optimizer, base_lr=optimizer.base_lr / 2, weight_decay=2 * optimizer.weight_decay)
+    if recipe.optimizer.name == "adamw":
+        optimizer = replace(recipe.optimizer, base_lr=0.002, warmup_epochs=1.0)
     return replace(
         recipe,
         views=tuple(replace(view, max_shift=0) if isinstance(view, Mosaic) else view for view in recipe.views),
         backbone=narrow_resnet(recipe.backbone.split),
         method=method,
-        optimiser=optimiser,
+        optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=BATCH,
     )

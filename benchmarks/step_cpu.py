@@ -39,7 +39,7 @@ def measure(quick: bool = False) -> list[Figure]:
     use_one_core()
     base = get_recipe("mosrep_moco_small")
     batch = 8 if quick else 16
-    recipe = replace(base, batch_size=batch, epochs=1, method=replace(base.method, norm_group=batch // 2))
+    recipe = replace(base, batch_size=batch, epochs=1, method=replace(base.method, shuffle_bn_group=batch // 2))
     return [*_shares(recipe, rounds=3 if quick else 9), *_overhead(recipe, blocks=2 if quick else 6)]
 
 
@@ -51,15 +51,15 @@ def _shares(recipe: Recipe, rounds: int) -> list[Figure]:
     mosaic = mosaic_of(recipe)
     together, separate = (ViewDataset(source, (view,), order, statistics, "device") for view in (mosaic, apart(mosaic)))
     every = ViewDataset(source, recipe.views, order, statistics, "device")
-    views = canvases(every[0], recipe.views, loop.normalisation)
+    views = canvases(every[0], recipe.views, loop.normalize)
     with torch.no_grad():
         maps = loop.method.encoder()(views[2].pixels).map
     seconds = interleave(
         {
-            "step": lambda n: loop.step(n, canvases(every[n], recipe.views, loop.normalisation)),
-            "views": lambda n: canvases(every[n], recipe.views, loop.normalisation),
-            "mosaic": lambda n: canvases(together[n], (mosaic,), loop.normalisation),
-            "apart": lambda n: canvases(separate[n], (apart(mosaic),), loop.normalisation),
+            "step": lambda n: loop.step(n, canvases(every[n], recipe.views, loop.normalize)),
+            "views": lambda n: canvases(every[n], recipe.views, loop.normalize),
+            "mosaic": lambda n: canvases(together[n], (mosaic,), loop.normalize),
+            "apart": lambda n: canvases(separate[n], (apart(mosaic),), loop.normalize),
             "pooling": pooling(maps, views[2].regions, mosaic.canvas_size, recipe.method.region_size),
         },
         rounds,
@@ -116,7 +116,7 @@ class _Paired:
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
             start = time.process_time()
-            views = canvases(batch, self._recipe.views, self._loop.normalisation)
+            views = canvases(batch, self._recipe.views, self._loop.normalize)
             self.last_loss = float(self._loop.step(batch.step, views))
             middle = time.process_time()
             self.bare.append(middle - start)

@@ -58,7 +58,7 @@ def measure(quick: bool = False) -> list[Figure]:
 
 
 def _beside_baseline(recipe: Recipe) -> Recipe:
-    """The recipe on the baseline's backbone; two half-width ones where it splits colours."""
+    """The recipe on the baseline's backbone; two half-width ones where it splits colors."""
     backbone = get_recipe(BASELINE).backbone
     if getattr(recipe.backbone, "split", "none") != "none":
         backbone = recipe.backbone
@@ -72,7 +72,7 @@ class _Step:
         order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
         self._loop = BareLoop(recipe, statistics, order, class_names=source.class_names)
         dataset = ViewDataset(source, recipe.views, order, statistics, "device")
-        self._views: list[Canvas] = canvases(dataset[0], recipe.views, self._loop.normalisation)
+        self._views: list[Canvas] = canvases(dataset[0], recipe.views, self._loop.normalize)
 
     def __call__(self, number: int) -> Tensor:
         return self._loop.step(number, self._views)

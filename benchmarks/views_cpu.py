@@ -1,6 +1,6 @@
 """From a photograph's file to 2 x 224 + 4 x 112 views on one core: ours, the papers' pipeline, and torchvision's.
 
-Ours ends with 8-bit canvases, because normalising is left to the training device; the others end with normalised
+Ours ends with 8-bit canvases, because normalizing is left to the training device; the others end with normalized
 tensors, as their loaders do.
 """
 

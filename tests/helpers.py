@@ -20,30 +20,30 @@ from smalti.images.statistics import PixelStatistics
 from smalti.methods.method import DataInfo
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Augmentation
-from smalti.views.draws import Draws
-from smalti.views.finish import Normalisation, finish
+from smalti.views.finish import Normalize, finish
 from smalti.views.plan import Composition, Plan
 from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer
+from smalti.views.rng import ViewRNG
 
-PLAIN = Augmentation(flip=0, jitter=0, grey=0, blur=0)  # nothing but the crop
+PLAIN = Augmentation(flip=0, jitter=0, gray=0, blur=0)  # nothing but the crop
 EIGHT_BIT = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 # Processes are forked from a fresh one that has imported what takes long, so they start at once and share no state.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "smalti.methods.moco", "smalti.views.loader"])
-UNCHANGED = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+UNCHANGED = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NO_DATA = DataInfo(UNCHANGED)
 
 
-def colour(image: int) -> NDArray[np.uint8]:
-    """(3,) the colour that painted image i has throughout: never black, and another for each of 200 images."""
+def color(image: int) -> NDArray[np.uint8]:
+    """(3,) the color that painted image i has throughout: never black, and another for each of 200 images."""
     return np.array([image + 40, 250 - image, 20 + image * 37 % 200], dtype=np.uint8)
 
 
 def painted(count: int, height: int = 40, width: int = 56) -> list[NDArray[np.uint8]]:
-    """Images (H, W, 3) of one colour each; every third one is smaller."""
+    """Images (H, W, 3) of one color each; every third one is smaller."""
     shapes = [(height - 7 * (i % 3 == 2), width - 9 * (i % 3 == 2)) for i in range(count)]
-    return [np.broadcast_to(colour(i), (*shape, 3)).copy() for i, shape in enumerate(shapes)]
+    return [np.broadcast_to(color(i), (*shape, 3)).copy() for i, shape in enumerate(shapes)]
 
 
 def textured(count: int, channels: int = 3, side: int = 64, seed: int = 0) -> list[NDArray[np.uint8]]:
@@ -85,7 +85,7 @@ class ListSource:
         return image
 
 
-class LabelledSource(ListSource):
+class LabeledSource(ListSource):
     """The same with a class for every image."""
 
     def __init__(self, images: Sequence[NDArray[Any] | None], classes: int) -> None:
@@ -99,14 +99,14 @@ def sizes_of(images: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
     return np.array([(image.shape[1], image.shape[0]) for image in images])
 
 
-def make_draws(count: int, block: int = 0, *, seed: int = 0, step: int = 0, view: int = 0, first: int = 0) -> Draws:
+def make_rng(count: int, block: int = 0, *, seed: int = 0, step: int = 0, view: int = 0, first: int = 0) -> ViewRNG:
     """Draws for images `first` to `first + count` of a data set, in blocks of all of them unless told otherwise."""
     images = np.arange(first, first + count)
-    return Draws(seed=seed, epoch=0, step=step, view=view, images=images, first=first, block=block or count)
+    return ViewRNG(seed=seed, epoch=0, step=step, view=view, images=images, first=first, block=block or count)
 
 
-def plan_for(composition: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Plan:
-    return composition.plan(sizes_of(images), make_draws(len(images), **draws))
+def plan_for(composition: Composition, images: Sequence[NDArray[Any]], **rng: int) -> Plan:
+    return composition.plan(sizes_of(images), make_rng(len(images), **rng))
 
 
 def stack(images: Sequence[NDArray[Any]]) -> Tensor:
@@ -135,9 +135,9 @@ def on_device(plan: Plan, images: Sequence[NDArray[Any]]) -> Tensor:
 EXECUTORS = {"host": on_host, "device": on_device}
 
 
-def exact_canvas(composition: Composition, images: Sequence[NDArray[Any]], **draws: int) -> Canvas:
+def exact_canvas(composition: Composition, images: Sequence[NDArray[Any]], **rng: int) -> Canvas:
     """A finished canvas in float64."""
-    plan = plan_for(composition, images, **draws)
+    plan = plan_for(composition, images, **rng)
     return finish(composition, plan, on_device(plan, [image / 255.0 for image in images]), UNCHANGED)
 
 

@@ -1,4 +1,4 @@
-"""Runs small enough for tests: on 40 images of 40 pixels, learnt from by `tiny_recipe`."""
+"""Runs small enough for tests: on 40 images of 40 pixels, learned from by `tiny_recipe`."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,11 @@ BACKBONE = BackboneConfig(
     name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}
 )
 METHOD = MoCoConfig(
-    projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=32, norm_group=4, region_size=2, momentum=0.9
+    projector=ProjectorConfig(kind="conv", hidden=16, dim=16),
+    queue=32,
+    shuffle_bn_group=4,
+    region_size=2,
+    ema_momentum=0.9,
 )
 
 

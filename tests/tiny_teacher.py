@@ -1,4 +1,4 @@
-"""A teacher file: embeddings of fixed random directions, of images by their colours, of texts by their letters."""
+"""A teacher file: embeddings of fixed random directions, of images by their colors, of texts by their letters."""
 
 import torch
 import torch.nn.functional as F

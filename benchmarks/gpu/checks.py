@@ -55,7 +55,7 @@ def steps(name: str, scale: Scale) -> dict[str, Any]:
     recipe = scale.small(name, epochs=1)
     loop, batches = _loop_and_batches(recipe, scale, count=3)
     before = next(loop.method.encoder().parameters()).detach().clone()
-    losses = [float(loop.step(n, canvases(batch, recipe.views, loop.normalisation))) for n, batch in enumerate(batches)]
+    losses = [float(loop.step(n, canvases(batch, recipe.views, loop.normalize))) for n, batch in enumerate(batches)]
     weight = next(loop.method.encoder().parameters())
     return {
         "ok": bool(np.isfinite(losses).all() and not torch.equal(before, weight)),
@@ -65,7 +65,7 @@ def steps(name: str, scale: Scale) -> dict[str, Any]:
 
 
 def split_batch_norm_groups(scale: Scale) -> dict[str, Any]:
-    """Each group of a split normalisation gives what a plain one gives for the group alone."""
+    """Each group of a split normalization gives what a plain one gives for the group alone."""
     torch.manual_seed(0)
     x = torch.randn(12, 8, 5, 5, device=scale.device).to(memory_format=torch.channels_last)
     plain, split = (torch.nn.BatchNorm2d(8).to(scale.device) for _ in range(2))

@@ -15,9 +15,9 @@ from benchmarks.gpu.timing import described, device_times
 from benchmarks.shares import apart, mosaic_of, pooling
 from smalti.images.statistics import PixelStatistics
 from smalti.views.canvas import Canvas
-from smalti.views.draws import Draws
 from smalti.views.loader import Batch, BatchOrder, canvases
 from smalti.views.plan import Composition
+from smalti.views.rng import ViewRNG
 
 _STATISTICS = PixelStatistics(low=0.0, high=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _BATCHES = 4  # of plans, used in turn
@@ -40,7 +40,7 @@ def large_step(scale: Scale) -> dict[str, Any]:
 
     def making(views: tuple[Composition, ...]) -> Callable[[int], list[Canvas]]:
         batches = [_batch(views, stored, order, step) for step in range(_BATCHES)]
-        return lambda step: canvases(batches[step % _BATCHES], views, loop.normalisation)
+        return lambda step: canvases(batches[step % _BATCHES], views, loop.normalize)
 
     make = making(recipe.views)
     ready = make(0)
@@ -77,7 +77,7 @@ def _batch(views: tuple[Composition, ...], stored: torch.Tensor, order: BatchOrd
     indices = order.indices(step)
     plans = [
         view.plan(
-            sizes, Draws(seed=0, epoch=0, step=step, view=number, images=indices, first=0, block=order.deal_block)
+            sizes, ViewRNG(seed=0, epoch=0, step=step, view=number, images=indices, first=0, block=order.block_size)
         )
         for number, view in enumerate(views)
     ]

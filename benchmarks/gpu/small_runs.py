@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.bare import BareLoop
 from benchmarks.gpu.scale import Scale
 from smalti import api
-from smalti.images.catalogue import open_source
+from smalti.images.catalog import open_source
 from smalti.images.statistics import measure as measure_statistics
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine

@@ -12,7 +12,7 @@ from smalti.errors import UserError
 from smalti.evaluation.features import FeatureSet, extract_features
 from smalti.evaluation.knn import knn_scores
 from smalti.evaluation.linear import LinearProbe
-from smalti.images.catalogue import has_split, open_source
+from smalti.images.catalog import has_split, open_source
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics, measure
 from smalti.images.subset import Subset
@@ -23,10 +23,10 @@ from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
 from smalti.training.recipe import Recipe
-from smalti.views.dealing import can_deal
-from smalti.views.draw import draw_views
-from smalti.views.finish import Normalisation
+from smalti.views.blocks import can_assign
+from smalti.views.finish import Normalize
 from smalti.views.loader import BatchOrder, ViewDataset
+from smalti.views.plot import plot_views
 
 _MONITORED = 5000  # images of a split that kNN looks at during training
 
@@ -41,11 +41,11 @@ def pretrain(
 ) -> Encoder:
     """Learn an encoder from a folder of images, or a data set by name, and leave a run folder.
 
-    Where the data have labelled train and test parts, kNN accuracy is printed and logged during training; labels are
+    Where the data have labeled train and test parts, kNN accuracy is printed and logged during training; labels are
     used for nothing else.
 
     Args:
-        data: see `smalti.images.catalogue.open_source`.
+        data: see `smalti.images.catalog.open_source`.
         out: the run folder.
         recipe: a recipe, its name, or a Python file with `def recipe() -> Recipe`.
         engine: devices, workers and reports.
@@ -72,7 +72,7 @@ def pretrain(
         backbone=recipe.backbone,
         pixels=statistics,
         image_size=recipe.image_size,
-        # Small images have no margin to spare; large ones keep the papers' centre crop.
+        # Small images have no margin to spare; large ones keep the papers' center crop.
         crop_fraction=224 / 256 if recipe.image_size >= 128 else 1.0,
         recipe=recipe.name,
         network=recipe.method.scored,
@@ -82,7 +82,7 @@ def pretrain(
 
     def draw_once() -> None:
         if not picture.exists():
-            draw(source, recipe, picture, statistics)
+            plot(source, recipe, picture, statistics)
 
     fit(
         source,
@@ -98,7 +98,7 @@ def pretrain(
     return load_encoder(run.path)
 
 
-def draw(
+def plot(
     source: ImageSource, recipe: Recipe, path: str | Path, statistics: PixelStatistics | None = None, step: int = 0
 ) -> None:
     """Write a PNG of what the network will see: images, and canvases with every region outlined.
@@ -114,10 +114,10 @@ def draw(
         raise UserError(f"picture {path}", "a file ending in .png", "give another name")
     statistics = statistics or measure(source)
     # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
-    block = _fit_batch(recipe, len(source)).deal_block
+    block = _fit_batch(recipe, len(source)).block_size
     order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)
     dataset = ViewDataset(source, recipe.views, order, statistics)
-    draw_views(dataset, recipe.views, Normalisation(statistics.mean, statistics.std), Path(path), step)
+    plot_views(dataset, recipe.views, Normalize(statistics.mean, statistics.std), Path(path), step)
 
 
 def embed(encoder: str | Path | Encoder, data: str | Path, split: str = "train", **options: Any) -> FeatureSet:
@@ -165,7 +165,7 @@ def _fit_batch(recipe: Recipe, images: int) -> Recipe:
     sizes = [size for step in (8 * parts, parts) for size in range(images // step * step, 1, -step)]
     smaller = (replace(recipe, batch_size=size) for size in sizes)
     fitting = (
-        each for each in smaller if each.micro_batch % each.deal_block == 0 and can_deal(each.deal_block, each.views)
+        each for each in smaller if each.micro_batch % each.block_size == 0 and can_assign(each.block_size, each.views)
     )
     return next(fitting, replace(recipe, batch_size=sizes[0]))  # which will say what is wrong when its views are made
 

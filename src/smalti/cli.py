@@ -114,13 +114,13 @@ def _views(arguments: list[str]) -> None:
         """Which batch of the run."""
         settings: Annotated[Recipe, arg(name="")] = tyro.MISSING
 
-    from smalti.api import draw
-    from smalti.images.catalogue import open_source
+    from smalti.api import plot
+    from smalti.images.catalog import open_source
 
     given = _parse(Views, arguments, "views", settings=_recipe_of(arguments))
     _check_folder_of(given.out)
     source = open_source(given.data, "train", given.settings.backbone.in_channels)
-    draw(source, given.settings, given.out, step=given.step)
+    plot(source, given.settings, given.out, step=given.step)
     print(f"views of {given.settings.name}: {given.out}")
 
 
@@ -134,13 +134,13 @@ def _evaluate(arguments: list[str]) -> None:
         encoder: Positional[str]
         """A run folder, an encoder file, a checkpoint, timm:NAME or random:NAME."""
         train: str
-        """Labelled images, a folder or a name; with sub-folders train and val or test, its train part."""
+        """Labeled images, a folder or a name; with sub-folders train and val or test, its train part."""
         test: str = ""
-        """Labelled images to score on; the test part of --train unless given."""
+        """Labeled images to score on; the test part of --train unless given."""
         image_size: int = 0
         """Side at which the encoder sees them, pixels; 0 for the one it was trained at."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognised."""
+        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
         workers: int = 0
         """Processes that load images."""
         seed: int = 0
@@ -175,7 +175,7 @@ def _embed(arguments: list[str]) -> None:
         image_size: int = 0
         """Side at which the encoder sees them, pixels; 0 for the one it was trained at."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognised."""
+        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
         workers: int = 0
         """Processes that load images."""
 
@@ -209,7 +209,7 @@ def _export(arguments: list[str]) -> None:
         out: Path
         """The file to write; how to load it is written beside it."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognised."""
+        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
 
     from smalti.export.formats import FORMATS
 
@@ -353,7 +353,7 @@ def _load(encoder: str, backbone: str) -> "Encoder":
 
 def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:
     from smalti.api import embed
-    from smalti.images.catalogue import has_split, open_source
+    from smalti.images.catalog import has_split, open_source
     from smalti.images.named import Split
 
     if not test and not has_split(train):

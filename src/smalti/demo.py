@@ -13,7 +13,7 @@ from smalti.api import embed, pretrain
 from smalti.evaluation.features import FeatureSet, prepare
 from smalti.evaluation.knn import knn_scores
 from smalti.files import atomic
-from smalti.images.catalogue import open_source
+from smalti.images.catalog import open_source
 from smalti.images.statistics import measure
 from smalti.models.backbone import Backbone
 from smalti.models.encoder import Encoder, EncoderInfo

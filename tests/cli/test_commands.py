@@ -139,7 +139,7 @@ def test_torchvision_takes_the_export_strictly(tmp_path: Path) -> None:
 def assert_same_outputs(model: nn.Module, encoder: Any) -> None:
     pixels = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
-        found, expected = model.eval()(encoder.standardise(pixels)), encoder(pixels)
+        found, expected = model.eval()(encoder.standardize(pixels)), encoder(pixels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "texts").mkdir()
     (place / "texts" / "a.txt").touch()
     source = Path(tiny.RECIPE_FILE).read_text()
-    (place / "misspelt.py").write_text(source.replace('"epochs"', '"epocs"'))
+    (place / "misspelled.py").write_text(source.replace('"epochs"', '"epocs"'))
     (place / "no_function.py").write_text("epochs = 3\n")
     (place / "no_syntax.py").write_text("def recipe(:\n")
     (place / "other.py").write_text("def recipe():\n    return 3\n")
@@ -63,7 +63,7 @@ def complaint(capsys: pytest.CaptureFixture[str], place: Path, tmp_path: Path) -
         ("cifra10", "did you mean cifar10"),
         ("PLACE/empty", "no images in PLACE/empty (no files at all)"),
         ("PLACE/texts", "no images in PLACE/texts (other files: 1 .txt)"),
-        ("PLACE/misspelt.py", "the file PLACE/misspelt.py"),
+        ("PLACE/misspelled.py", "the file PLACE/misspelled.py"),
         ("PLACE/one", "1 image; expected 2 or more"),
         ("PLACE/three", "images to deal mosaics of 4 tiles from"),
     ],
@@ -77,7 +77,7 @@ def test_images(data: str, said: str, complaint: Callable[[str], str]) -> None:
     [
         ("mosrep_mocco", "try mosrep_moco"),
         ("PLACE/nowhere.py", "recipe file PLACE/nowhere.py, which does not exist"),
-        ("PLACE/misspelt.py", "unexpected keyword argument 'epocs'"),
+        ("PLACE/misspelled.py", "unexpected keyword argument 'epocs'"),
         ("PLACE/no_function.py", "has no attribute 'recipe'"),
         ("PLACE/no_syntax.py", "SyntaxError in PLACE/no_syntax.py"),
         ("PLACE/other.py", "int from recipe() in PLACE/other.py; expected a smalti Recipe"),
@@ -134,7 +134,7 @@ def test_a_run_that_is_there(complaint: Callable[[str], str], place: Path, tmp_p
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert "which holds a run; expected an empty folder; add --resume" in complaint(line)
     assert "began with (recipe.seed 0 -> 1)" in complaint(f"{line} --seed 1 --resume")
-    assert "recipe.method.momentum 0.9 -> 0.8" in complaint(f"{line} --method.momentum 0.8 --resume")
+    assert "recipe.method.ema_momentum 0.9 -> 0.8" in complaint(f"{line} --method.ema-momentum 0.8 --resume")
     tiny.write_photos(tmp_path / "other", count=13)
     assert "data.images 12 -> 13" in complaint(f"{line} --resume".replace(f"{place}/photos", str(tmp_path / "other")))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -187,7 +187,7 @@ def test_a_smaller_batch_is_one_that_the_views_can_be_dealt_from(
 ) -> None:
     fitted = api._fit_batch(replace(get_recipe(recipe), block=block, accumulate=accumulate), images)
     assert fitted.batch_size == batch
-    assert fitted.micro_batch % fitted.deal_block == 0
+    assert fitted.micro_batch % fitted.block_size == 0
 
 
 def test_too_few_images_for_a_canvas_are_told(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,20 +42,20 @@ _MLP = ProjectorConfig(hidden=16, dim=16, norm=True)
 _TEACHER = str(Path(__file__).parent.parent / "tiny_teacher.py")
 METHODS: dict[str, Any] = {
     "moco": MoCoConfig(
-        projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=20, norm_group=4, region_size=2
+        projector=ProjectorConfig(kind="conv", hidden=16, dim=16), queue=20, shuffle_bn_group=4, region_size=2
     ),
-    "byol": BYOLConfig(projector=_MLP, predictor_hidden=16, region_size=2, momentum=0.9),
+    "byol": BYOLConfig(projector=_MLP, predictor_hidden=16, region_size=2, ema_momentum=0.9),
     "dino": DINOConfig(
         head=PrototypeHeadConfig(hidden=16, bottleneck=8, outputs=32),
-        momentum=0.9,
+        ema_momentum=0.9,
         teacher_warmup_epochs=1,
         region_size=2,
     ),
     "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), queue=20, temperature=0.2, region_size=2),
-    "ediy": EDIYConfig(projector=_MLP, predictor_hidden=16, region_size=2, momentum=0.9, warmup_epochs=0.5),
-    "mcl": MCLConfig(level_weights=(1.0,), fpn=False, channels=8, hidden=16, dim=16, region_size=2, momentum=0.9),
+    "ediy": EDIYConfig(projector=_MLP, predictor_hidden=16, region_size=2, ema_momentum=0.9, warmup_epochs=0.5),
+    "mcl": MCLConfig(level_weights=(1.0,), fpn=False, channels=8, hidden=16, dim=16, region_size=2, ema_momentum=0.9),
     "mcl of two levels": MCLConfig(
-        level_weights=(0.5, 0.5), matching="all", channels=8, hidden=16, dim=16, region_size=2, momentum=0.9
+        level_weights=(0.5, 0.5), matching="all", channels=8, hidden=16, dim=16, region_size=2, ema_momentum=0.9
     ),
     "supervised": SupervisedConfig(region_size=2),
     "affinity": AffinityConfig(
@@ -70,7 +70,7 @@ METHODS: dict[str, Any] = {
 VARIANTS: dict[str, Any] = {
     "ediy, random pairs": replace(METHODS["ediy"], pairing="random"),
     "ediy, other images": replace(METHODS["ediy"], negatives="other", warmup_epochs=0.0),
-    "moco, synchronised and symmetric": replace(METHODS["moco"], norm_group=0, symmetric=True),
+    "moco, synchronized and symmetric": replace(METHODS["moco"], shuffle_bn_group=0, symmetric=True),
 }
 STANDARD = Crop(size=SIZE)
 COMPOSITIONS: dict[str, Composition] = {
@@ -102,7 +102,7 @@ class System(NamedTuple):
 
     @property
     def backbone_config(self) -> BackboneConfig:
-        """A backbone as small as they go: two halves for a method that splits colours."""
+        """A backbone as small as they go: two halves for a method that splits colors."""
         return replace(BACKBONES[self.backbone], split="lab" if self.method == "cmc" else "none")
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from contract_helpers import BATCH, COMPOSITIONS, METHODS, STANDARD, VARIANTS, System, classes_in, systems
-from helpers import EIGHT_BIT, LabelledSource, run_in_processes, textured
+from helpers import EIGHT_BIT, LabeledSource, run_in_processes, textured
 from timm.layers import DropPath
 from torch import Tensor
 
@@ -23,13 +23,13 @@ from smalti.training.fit import Engine, fit, make_module
 from smalti.training.module import Pretraining
 from smalti.training.recipe import AnyComposition, AnyMethod, Recipe
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.loader import BatchOrder, ViewDataset, canvases
 from smalti.views.plan import Composition
 
-SOURCE = LabelledSource(textured(3 * BATCH, side=40), classes=3)
-NORMALISATION = Normalisation(EIGHT_BIT.mean, EIGHT_BIT.std)
-DATA = DataInfo(NORMALISATION, SOURCE.class_names)
+SOURCE = LabeledSource(textured(3 * BATCH, side=40), classes=3)
+NORMALIZE = Normalize(EIGHT_BIT.mean, EIGHT_BIT.std)
+DATA = DataInfo(NORMALIZE, SOURCE.class_names)
 ORDER = BatchOrder(num_images=len(SOURCE), batch_size=BATCH, seed=3, block=4)
 SYSTEMS = systems()
 TOGETHER = [*SYSTEMS, *(System(name, "mosaic", "resnet") for name in VARIANTS)]
@@ -42,7 +42,7 @@ def views_of(compositions: Sequence[Composition], step: int) -> list[Canvas]:
     batch = dataset[step]
     assert batch.images is not None
     batch.images = batch.images.double() / 255
-    return canvases(batch, compositions, NORMALISATION)
+    return canvases(batch, compositions, NORMALIZE)
 
 
 def make_method(system: System) -> Method:
@@ -92,7 +92,7 @@ def test_gradients_reach_all_that_learns_and_nothing_else(system: System) -> Non
         if parameter.requires_grad:
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-            assert parameter.ndim == 1 or parameter.grad.any(), name  # a bias before a normalisation has none
+            assert parameter.ndim == 1 or parameter.grad.any(), name  # a bias before a normalization has none
             assert id(parameter) not in targets, name
         else:
             assert parameter.grad is None, name
@@ -102,10 +102,10 @@ def test_gradients_reach_all_that_learns_and_nothing_else(system: System) -> Non
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)
 def test_a_checkpoint_in_the_middle_of_an_epoch_holds_everything(system: System, tmp_path: Path) -> None:
     """What goes on from it, after other weights and other buffers, ends the same to the bit."""
-    straight, optimiser = begin(recipe_of(system))
-    train(straight, optimiser, until=4)
-    save_checkpoint(tmp_path / "last.ckpt", straight, optimiser)
-    train(straight, optimiser, until=6)
+    straight, optimizer = begin(recipe_of(system))
+    train(straight, optimizer, until=4)
+    save_checkpoint(tmp_path / "last.ckpt", straight, optimizer)
+    train(straight, optimizer, until=6)
 
     resumed, _ = begin(recipe_of(system))
     with torch.no_grad():
@@ -137,19 +137,19 @@ def begin(recipe: Recipe) -> tuple[Pretraining, torch.optim.Optimizer]:
     return module, module.configure_optimizers()
 
 
-def train(module: Pretraining, optimiser: torch.optim.Optimizer, until: int) -> None:
+def train(module: Pretraining, optimizer: torch.optim.Optimizer, until: int) -> None:
     """The engine's steps without the engine."""
     dataset = ViewDataset(SOURCE, module.recipe.views, ORDER, EIGHT_BIT, "device")
     for step in range(module.next_step, until):
         batch = module.on_after_batch_transfer(dataset[step], 0)
 
         def closure(batch: Any = batch) -> Tensor:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = module.training_step(batch, 0)
             loss.backward()
             return loss
 
-        module.optimizer_step(0, 0, optimiser, closure)
+        module.optimizer_step(0, 0, optimizer, closure)
 
 
 class StopError(Exception):
@@ -199,7 +199,7 @@ def _train_together(system: System) -> dict[str, Any]:
         progress = Progress(step=step + 3, total_steps=6, steps_per_epoch=3, seed=5)
         losses.append(take_step(method, views_of(system.views, step), progress))
     state = method.state_dict()
-    if getattr(system.method_config, "norm_group", 0):  # split statistics are each process's own
+    if getattr(system.method_config, "shuffle_bn_group", 0):  # split statistics are each process's own
         own = ("running_mean", "running_var", "num_batches_tracked")
         state = {key: value for key, value in state.items() if not key.endswith(own)}
     return {"losses": losses, "state": state}

@@ -105,7 +105,7 @@ def test_modes_and_weights_are_left_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (400, 300), (256, 256), (100, 90), (224, 300), (333, 500)])
-def test_resize_and_centre_crop_are_those_of_the_papers(shape: tuple[int, int]) -> None:
+def test_resize_and_center_crop_are_those_of_the_papers(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     given = prepare(image, 224, 256)
     expected = transforms.resize(torch.from_numpy(image).permute(2, 0, 1), [256], antialias=True)
@@ -120,7 +120,7 @@ def test_an_image_of_the_right_size_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(prepare(image, 32, 37).permute(1, 2, 0).numpy(), image)
 
 
-def test_the_crop_is_the_centre() -> None:
+def test_the_crop_is_the_center() -> None:
     image = np.zeros((8, 12, 1), dtype=np.uint8)
     image[2:6, 4:8] = 200
     assert (prepare(image, 4, 8) == 200).all()

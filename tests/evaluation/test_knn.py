@@ -1,4 +1,4 @@
-"""Nearest neighbours against loops, against scikit-learn, and against themselves in smaller pieces."""
+"""Nearest neighbors against loops, against scikit-learn, and against themselves in smaller pieces."""
 
 import math
 
@@ -16,9 +16,9 @@ from smalti.evaluation.knn import KnnProbe, knn_scores
 
 def make_data(bank: int = 60, queries: int = 25, dim: int = 8, classes: int = 4, seed: int = 0):
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(classes, dim))
+    centers = generator.normal(size=(classes, dim))
     labels = generator.integers(0, classes, bank + queries)
-    features = centres[labels] + 0.8 * generator.normal(size=(bank + queries, dim))
+    features = centers[labels] + 0.8 * generator.normal(size=(bank + queries, dim))
     features = (features * generator.uniform(0.1, 10, (bank + queries, 1))).astype(np.float32)
     return features[:bank], labels[:bank], features[bank:], labels[bank:]
 

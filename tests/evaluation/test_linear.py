@@ -36,7 +36,7 @@ def test_the_seed_decides_and_the_global_generator_does_not() -> None:
     assert not torch.equal(weights[1], weights[2])
 
 
-def standardised_by_loops(features: np.ndarray) -> np.ndarray:
+def standardized_by_loops(features: np.ndarray) -> np.ndarray:
     rows = [row / math.sqrt(sum(value * value for value in row)) for row in features.astype(np.float64)]
     columns = []
     for column in zip(*rows, strict=True):
@@ -53,15 +53,15 @@ def rate_by_formula(step: int, steps: int, base: float, milestones: tuple[int, .
 
 
 @pytest.mark.parametrize("milestones", [(), (1,)])
-@pytest.mark.parametrize("normalise", ["none", "standardise"])
-def test_training_is_that_of_the_equations(normalise: str, milestones: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("normalize", ["none", "standardize"])
+def test_training_is_that_of_the_equations(normalize: str, milestones: tuple[int, ...]) -> None:
     """Softmax regression by hand in float64: gradient, decay, momentum, schedule, and the batches' order."""
     features, labels = make_data(count=50)
     settings = {"learning_rate": 0.2, "momentum": 0.9, "weight_decay": 0.01, "seed": 3}
-    probe = LinearProbe(epochs=2, batch_size=16, normalise=normalise, milestones=milestones, **settings)
+    probe = LinearProbe(epochs=2, batch_size=16, normalize=normalize, milestones=milestones, **settings)
     probe.fit(features, labels)
 
-    data = features.astype(np.float64) if normalise == "none" else standardised_by_loops(features)
+    data = features.astype(np.float64) if normalize == "none" else standardized_by_loops(features)
     data = np.concatenate([data, np.ones((50, 1))], axis=1)  # the bias as one more weight
     codes = np.searchsorted([2, 5, 7], labels)
     weight, velocity = np.zeros((3, 7)), np.zeros((3, 7))
@@ -105,4 +105,4 @@ def test_unusable_sets_are_refused(features: np.ndarray, labels: list[int], comp
 def test_divergence_is_an_error_not_an_accuracy() -> None:
     features, labels = make_data()
     with pytest.raises(UserError, match="a loss that diverged in epoch"):
-        LinearProbe(learning_rate=1e30, normalise="none").fit(features * 1e10, labels)
+        LinearProbe(learning_rate=1e30, normalize="none").fit(features * 1e10, labels)

@@ -68,7 +68,7 @@ def test_the_snippet_gives_the_same_features(
     pixels = torch.rand(2, encoder.info.backbone.in_channels, 32, 32) * 4095
     with torch.no_grad():
         expected = encoder(pixels)
-        torch.testing.assert_close(model(encoder.standardise(pixels)), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(encoder.standardize(pixels)), expected, rtol=1e-5, atol=1e-5)
     assert expected.std() > 0.01
     assert report.path == path
     card = json.loads(path.with_suffix(".json").read_text())

@@ -48,27 +48,27 @@ def assert_image(image: np.ndarray, expected: np.ndarray, tolerance: float = 0) 
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_jpeg_keeps_its_colours(options):
+def test_jpeg_keeps_its_colors(options):
     assert_image(decode(encoded(smooth(), "JPEG", quality=95, **options)), smooth(), tolerance=12)
 
 
-def test_grey_jpeg_has_one_channel():
-    grey = smooth()[..., :1]
-    assert_image(decode(encoded(grey[..., 0], "JPEG", quality=95)), grey, tolerance=4)
+def test_gray_jpeg_has_one_channel():
+    gray = smooth()[..., :1]
+    assert_image(decode(encoded(gray[..., 0], "JPEG", quality=95)), gray, tolerance=4)
 
 
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_obeyed(orientation, grey):
+def test_exif_orientation_is_obeyed(orientation, gray):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = smooth()[..., 0] + smooth()[..., 1] // 2 if grey else smooth()
+    picture = smooth()[..., 0] + smooth()[..., 1] // 2 if gray else smooth()
     data = encoded(picture, "JPEG", quality=95, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(data))))
     assert_image(decode(data), np.atleast_3d(expected), tolerance=3)
 
 
-def test_cmyk_jpeg_has_the_right_colours():
+def test_cmyk_jpeg_has_the_right_colors():
     inks = Image.fromarray(smooth()).convert("CMYK")
     assert_image(decode(encoded(inks, "JPEG", quality=95)), smooth(), tolerance=14)
 
@@ -155,7 +155,7 @@ def test_truncated_png_is_refused(depth):
             decode(data[:kept])
 
 
-def test_sixteen_bit_grey_png_with_alpha_is_refused_in_words():
+def test_sixteen_bit_gray_png_with_alpha_is_refused_in_words():
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -239,7 +239,7 @@ def test_truncated_tiff_is_refused(data):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_animation_gives_its_first_frame(kind):
-    frames = [Image.new("RGB", (12, 8), colour) for colour in ((250, 0, 0), (0, 250, 0))]
+    frames = [Image.new("RGB", (12, 8), color) for color in ((250, 0, 0), (0, 250, 0))]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, lossless=True)
     expected = np.zeros((8, 12, 3), np.uint8)
     expected[..., 0] = 250

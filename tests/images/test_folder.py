@@ -1,4 +1,4 @@
-"""Which files of a folder are images, in which order, and how they are labelled."""
+"""Which files of a folder are images, in which order, and how they are labeled."""
 
 import numpy as np
 import pytest

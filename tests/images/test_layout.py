@@ -23,7 +23,7 @@ def test_the_same_count_is_the_same_array(channels, dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_grey_is_repeated_and_alpha_dropped(channels, dtype):
+def test_gray_is_repeated_and_alpha_dropped(channels, dtype):
     image = noise(channels, dtype)
     np.testing.assert_array_equal(to_channels(image, 3), np.repeat(image[..., :1], 3, axis=2))
     np.testing.assert_array_equal(to_channels(image, 1), image[..., :1])
@@ -31,20 +31,20 @@ def test_grey_is_repeated_and_alpha_dropped(channels, dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("channels", [3, 4])
-def test_colour_becomes_luma(channels, dtype):
+def test_color_becomes_luma(channels, dtype):
     image = noise(channels, dtype)
     luma = (image[..., :3].astype(np.float64) @ [0.299, 0.587, 0.114])[..., None]
-    grey = to_channels(image, 1)
-    assert grey.dtype == dtype
-    np.testing.assert_allclose(grey, luma, atol=1e-6 if dtype is np.float32 else 2)
+    gray = to_channels(image, 1)
+    assert gray.dtype == dtype
+    np.testing.assert_allclose(gray, luma, atol=1e-6 if dtype is np.float32 else 2)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_alpha_of_colour_is_dropped(dtype):
+def test_alpha_of_color_is_dropped(dtype):
     image = noise(4, dtype)
-    colour = to_channels(image, 3)
-    np.testing.assert_array_equal(colour, image[..., :3])
-    assert colour.flags.c_contiguous
+    color = to_channels(image, 3)
+    np.testing.assert_array_equal(color, image[..., :3])
+    assert color.flags.c_contiguous
 
 
 @pytest.mark.parametrize(("present", "wanted"), [(5, 3), (5, 1), (3, 4), (1, 4), (3, 2), (1, 2), (4, 5)])

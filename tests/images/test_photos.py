@@ -6,7 +6,7 @@ import pytest
 from smalti.images.photos import TRAIN_SHARE, cut, patch_boxes, photographs, photos
 
 
-def test_nineteen_photographs_in_colour():
+def test_nineteen_photographs_in_color():
     pictures = photographs()
     assert len(pictures) == 19
     assert all(picture.dtype == np.uint8 and picture.shape[2] == 3 for picture in pictures.values())
@@ -23,9 +23,9 @@ def test_labels_count_and_repeat(split):
     assert np.bincount(source.labels).tolist() == [count] * 19
     assert source.class_names == tuple(photographs())
     np.testing.assert_array_equal(source.images, photos(split, size=32, per_class_train=5, per_class_test=3).images)
-    grey = source.images[source.labels == source.class_names.index("brick")]
-    assert (grey[..., 0] == grey[..., 2]).all()
-    assert grey.std() > 5
+    gray = source.images[source.labels == source.class_names.index("brick")]
+    assert (gray[..., 0] == gray[..., 2]).all()
+    assert gray.std() > 5
 
 
 @pytest.mark.parametrize(("height", "width"), [(147, 384), (384, 384), (512, 300)])

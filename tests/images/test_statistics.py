@@ -1,4 +1,4 @@
-"""Statistics standardise what they were measured on, and 8-bit colour as published weights expect."""
+"""Statistics standardize what they were measured on, and 8-bit color as published weights expect."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ def folder_of(tmp_path, images):
     return FolderSource(tmp_path, channels=images[0].shape[2])
 
 
-def standardised(images, statistics):
+def standardized(images, statistics):
     pixels = np.concatenate([image.reshape(-1, image.shape[2]) for image in images]).astype(np.float64)
     scaled = (pixels - statistics.low) / (statistics.high - statistics.low)
     return (scaled - statistics.mean) / statistics.std
 
 
-def test_eight_bit_colour_takes_imagenets(tree):
+def test_eight_bit_color_takes_imagenets(tree):
     root = tree("a.png", "b.png")
     (root / "a.png").write_bytes(b"")
     statistics = measure(FolderSource(root))
@@ -34,7 +34,7 @@ def test_twelve_bits_in_sixteen_get_their_contrast_back(tmp_path):
     images = [np.random.default_rng(0).integers(0, 4096, (16, 24, 1), dtype=np.uint16) for _ in range(3)]
     statistics = measure(folder_of(tmp_path, images))
     assert (statistics.low, statistics.high) == (0, 65535)
-    values = standardised(images, statistics)
+    values = standardized(images, statistics)
     np.testing.assert_allclose([values.mean(), values.std()], [0, 1], atol=1e-6)
 
 
@@ -45,7 +45,7 @@ def test_floats_span_the_measured_range_channel_by_channel(tmp_path):
     assert statistics.low == min(image.min() for image in images)
     assert statistics.high == max(image.max() for image in images)
     # channel 1 spans about 0.0002 of the range, so the floor of 0.001 applies there
-    values = standardised(images, statistics)
+    values = standardized(images, statistics)
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
     assert statistics.std[1] == 1e-3
 

@@ -1,4 +1,4 @@
-"""Networks read one region or one cell at a time, for methods whose heads have batch normalisation."""
+"""Networks read one region or one cell at a time, for methods whose heads have batch normalization."""
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,13 @@ def features_of(backbone: Backbone, canvas: Canvas) -> tuple[list[tuple[int, flo
 
 
 def mlp_by_hand(layers: nn.Sequential, rows: Tensor) -> list[Tensor]:
-    """Linear, normalised by the mean and variance of all rows, ReLU, Linear."""
+    """Linear, normalized by the mean and variance of all rows, ReLU, Linear."""
     first, norm, _, last = layers
     hidden = [first.weight @ row + first.bias for row in rows]
     mean = sum(hidden) / len(hidden)
     variance = sum((h - mean) ** 2 for h in hidden) / len(hidden)
-    normalised = [(h - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias for h in hidden]
-    return [last.weight @ h.clamp(min=0) + last.bias for h in normalised]
+    normalized = [(h - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias for h in hidden]
+    return [last.weight @ h.clamp(min=0) + last.bias for h in normalized]
 
 
 def cos(a: Tensor, b: Tensor) -> float:

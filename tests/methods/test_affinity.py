@@ -25,7 +25,7 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.teacher import load_teacher
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.mixture import UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
@@ -36,8 +36,8 @@ BACKBONE = BackboneConfig(
     options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
 )
 TEACHER = tiny_teacher.__file__
-NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-DATA = DataInfo(NORMALISATION, ("cat", "dog", "fork"))
+NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+DATA = DataInfo(NORMALIZE, ("cat", "dog", "fork"))
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2, 1])
 STANDARD = Crop(size=32, augmentation=PLAIN)
 COMPOSED: dict[str, list[Composition]] = {
@@ -53,7 +53,7 @@ START = Progress(step=0, total_steps=10, steps_per_epoch=5)
 
 def make_canvases(views: Sequence[Composition]) -> list[Canvas]:
     canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
-    return [Canvas(pixels=NORMALISATION(canvas.pixels), regions=canvas.regions.labelled(LABELS)) for canvas in canvases]
+    return [Canvas(pixels=NORMALIZE(canvas.pixels), regions=canvas.regions.labeled(LABELS)) for canvas in canvases]
 
 
 def make_method(projector: str = "mlp", **settings: Any) -> AffinityDistillation:
@@ -167,15 +167,15 @@ def test_the_loss_tells_one_images_class_and_content_from_anothers() -> None:
     method, (first, second) = make_method(), make_canvases(COMPOSED["two crops"])
     with torch.no_grad():
         loss = method([first, second], START).loss
-        relabelled = replace(first, regions=first.regions.labelled(LABELS.roll(1)))
+        relabeled = replace(first, regions=first.regions.labeled(LABELS.roll(1)))
         shuffled = replace(second, regions=replace(second.regions, source=second.regions.source.roll(1, dims=0)))
-        for views in ([relabelled, second], [first, shuffled]):
+        for views in ([relabeled, second], [first, shuffled]):
             assert abs(float(method(views, START).loss - loss)) > 1e-4
 
 
 def test_images_without_classes_are_refused() -> None:
     with pytest.raises(UserError, match="without classes"):
-        AffinityConfig(teacher=TEACHER).build(BACKBONE, DataInfo(NORMALISATION))
+        AffinityConfig(teacher=TEACHER).build(BACKBONE, DataInfo(NORMALIZE))
     (canvas,) = make_canvases([STANDARD])
     with pytest.raises(UserError, match="without labels"):
         make_method()([replace(canvas, regions=replace(canvas.regions, label=None))], START)

@@ -135,7 +135,7 @@ def test_a_region_out_of_sight_has_no_part_in_the_loss() -> None:
 @pytest.mark.parametrize("step", [0, 1, 5, 9])
 def test_the_targets_momentum_rises_along_a_cosine(step: int) -> None:
     """BYOL's section 3.3: tau = 1 - (1 - tau_base) (cos(pi k / K) + 1) / 2."""
-    method = make_method(momentum=0.97)
+    method = make_method(ema_momentum=0.97)
     (pair,) = method.momentum_pairs(Progress(step=step, total_steps=10, steps_per_epoch=5))
     assert pair[:2] == (method.online, method.target)
     assert pair.momentum == pytest.approx(1 - (1 - 0.97) * (math.cos(math.pi * step / 10) + 1) / 2, abs=1e-12)
@@ -183,7 +183,7 @@ def test_any_further_composition_is_accepted(composed: list[Composition]) -> Non
 
 
 @pytest.mark.parametrize(
-    "settings", [{"momentum": 1.1}, {"momentum": -0.1}, {"predictor_hidden": 0}, {"region_size": 0}]
+    "settings", [{"ema_momentum": 1.1}, {"ema_momentum": -0.1}, {"predictor_hidden": 0}, {"region_size": 0}]
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):

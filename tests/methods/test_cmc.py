@@ -15,13 +15,13 @@ from smalti.errors import UserError
 from smalti.methods.cmc import CMC, CMCConfig
 from smalti.methods.method import DataInfo, Progress
 from smalti.models.backbone import BackboneConfig
-from smalti.models.colour_spaces import scaled_lab
+from smalti.models.color_spaces import scaled_lab
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
 from smalti.models.network import Network
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
@@ -44,13 +44,13 @@ COMPOSED: dict[str, list[Composition]] = {
 }
 IMAGES = textured(8)
 START = Progress(step=0, total_steps=10, steps_per_epoch=5)
-NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 def make_canvases(composed: Sequence[Composition] = (), standard: Composition = STANDARD) -> list[Canvas]:
     views = [standard, *composed]
     canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
-    return [Canvas(pixels=NORMALISATION(canvas.pixels), regions=canvas.regions) for canvas in canvases]
+    return [Canvas(pixels=NORMALIZE(canvas.pixels), regions=canvas.regions) for canvas in canvases]
 
 
 def make_method(projector: str = "mlp", **settings: Any) -> CMC:
@@ -58,7 +58,7 @@ def make_method(projector: str = "mlp", **settings: Any) -> CMC:
     config = CMCConfig(
         **{"projector": ProjectorConfig(kind=projector, dim=16), "queue": 24, "region_size": 3} | settings
     )
-    method = config.build(BACKBONE, DataInfo(NORMALISATION)).double()
+    method = config.build(BACKBONE, DataInfo(NORMALIZE)).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -66,8 +66,8 @@ def make_method(projector: str = "mlp", **settings: Any) -> CMC:
 
 
 def embed(network: Network, canvas: Canvas, half: str) -> list[tuple[int, float, Tensor]]:
-    """Of every region: its image, its weight and the embedding of one half, centred over all of them."""
-    mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in vars(NORMALISATION).values())
+    """Of every region: its image, its weight and the embedding of one half, centerd over all of them."""
+    mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in vars(NORMALIZE).values())
     space = scaled_lab((canvas.pixels * std + mean).clamp(0, 1))
     channels = space[:, :1] if half == "lightness" else space[:, 1:]
     maps = getattr(network.backbone.model, half).forward_features(channels)
@@ -92,7 +92,7 @@ def embed(network: Network, canvas: Canvas, half: str) -> list[tuple[int, float,
 def expected_loss(method: CMC, standard: Canvas, composed: Sequence[Canvas]) -> float:
     tau = method.config.temperature
     loss = 0.0
-    for half, other in (("lightness", "colour"), ("colour", "lightness")):
+    for half, other in (("lightness", "color"), ("color", "lightness")):
         negatives = getattr(method, f"{other}_queue").keys
         keys = {image: z for image, _, z in embed(method.key_network, standard, other)}
         for number, canvas in enumerate([standard, *composed]):
@@ -141,7 +141,7 @@ def test_either_queue_afterwards_holds_the_keys_of_its_half() -> None:
     (standard,) = make_canvases()
     with torch.no_grad():
         method([standard], START)
-        for half in ("lightness", "colour"):
+        for half in ("lightness", "color"):
             keys = torch.stack([z for _, _, z in embed(method.key_network, standard, half)])
             held = getattr(method, f"{half}_queue").keys[: len(keys)]
             torch.testing.assert_close(held, keys, atol=1e-6, rtol=0)
@@ -150,8 +150,8 @@ def test_either_queue_afterwards_holds_the_keys_of_its_half() -> None:
 def test_the_statistics_of_the_data_are_part_of_the_networks() -> None:
     method = make_method()
     for network in (method.query_network, method.key_network):
-        assert network.backbone.model.mean.flatten().tolist() == pytest.approx(NORMALISATION.mean)
-        assert network.backbone.model.std.flatten().tolist() == pytest.approx(NORMALISATION.std)
+        assert network.backbone.model.mean.flatten().tolist() == pytest.approx(NORMALIZE.mean)
+        assert network.backbone.model.std.flatten().tolist() == pytest.approx(NORMALIZE.std)
 
 
 def test_a_state_dict_restores_everything() -> None:
@@ -174,14 +174,14 @@ def test_the_loss_keeps_32_bits_under_autocast() -> None:
 
 
 def test_the_key_network_follows_the_query_network() -> None:
-    method = make_method(momentum=0.97)
+    method = make_method(ema_momentum=0.97)
     (pair,) = method.momentum_pairs(START)
     assert pair == (method.query_network, method.key_network, 0.97)
     assert method.encoder() is method.query_network.backbone
 
 
 def test_a_backbone_that_splits_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match="lightness and colour"):
+    with pytest.raises(UserError, match="lightness and color"):
         CMCConfig().build(BackboneConfig(name="resnet18"), DataInfo(UNCHANGED))
 
 
@@ -191,26 +191,26 @@ def test_views_that_cmc_cannot_learn_from_are_refused(views: list[Composition]) 
         CMCConfig().check(views)
 
 
-@pytest.mark.parametrize("settings", [{"momentum": 1.1}, {"temperature": 0}, {"queue": 0}, {"region_size": 0}])
+@pytest.mark.parametrize("settings", [{"ema_momentum": 1.1}, {"temperature": 0}, {"queue": 0}, {"region_size": 0}])
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         CMCConfig(**settings)
 
 
 def test_images_keep_apart_though_the_halves_begin_far_from_each_other() -> None:
-    """Without centring, embeddings draw together within this many steps, and stay there."""
+    """Without centering, embeddings draw together within this many steps, and stay there."""
     torch.manual_seed(0)
-    config = CMCConfig(projector=ProjectorConfig(dim=16), queue=512, temperature=0.1, momentum=0.98, region_size=3)
-    method = config.build(BACKBONE, DataInfo(NORMALISATION))
-    optimiser = torch.optim.SGD(method.query_network.parameters(), lr=0.05, momentum=0.9)
+    config = CMCConfig(projector=ProjectorConfig(dim=16), queue=512, temperature=0.1, ema_momentum=0.98, region_size=3)
+    method = config.build(BACKBONE, DataInfo(NORMALIZE))
+    optimizer = torch.optim.SGD(method.query_network.parameters(), lr=0.05, momentum=0.9)
     images = textured(16)
     for step in range(30):
         view = exact_canvas(STANDARD, images, view=0, step=step, seed=step)
         progress = Progress(step=step, total_steps=60, steps_per_epoch=5)
-        canvas = Canvas(pixels=NORMALISATION(view.pixels).float(), regions=view.regions)
+        canvas = Canvas(pixels=NORMALIZE(view.pixels).float(), regions=view.regions)
         loss, logs = method([canvas], progress)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         update_targets(method.momentum_pairs(progress))
     assert logs["z_std"] > 0.7

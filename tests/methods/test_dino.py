@@ -58,7 +58,7 @@ def make_canvases(composed: Sequence[Composition] = ()) -> list[Canvas]:
 
 
 def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
-    """In float64, with weights large enough that outputs differ, a teacher of its own and a centre near its outputs."""
+    """In float64, with weights large enough that outputs differ, a teacher of its own and a center near its outputs."""
     torch.manual_seed(0)
     config = DINOConfig(**{"head": HEAD, "region_size": 3, "teacher_warmup_epochs": 2.0} | settings)
     method = config.build(BACKBONES[backbone], NO_DATA).double()
@@ -66,7 +66,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
         for parameter in method.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
         mean = method.teacher_outputs(*make_canvases()).mean(dim=(0, 1))
-        method.centre.copy_(mean + 0.05 * torch.randn_like(mean))
+        method.center.copy_(mean + 0.05 * torch.randn_like(mean))
     return method
 
 
@@ -95,11 +95,11 @@ def softmax(values: Sequence[float]) -> list[float]:
 
 def equation_3(method: DINO, canvases: Sequence[Canvas], tau_t: float) -> dict[str, float]:
     """The published sum over (teacher view, other crop) over its number, of every image, and the mean over images."""
-    tau_s, centre = method.config.student_temperature, method.centre.tolist()
+    tau_s, center = method.config.student_temperature, method.center.tolist()
     teacher: list[dict[int, list[float]]] = [{}, {}]
     for view in (0, 1):
         for image, _, outputs in say(method.teacher, canvases[view]):
-            teacher[view][image] = softmax([(g - c) / tau_t for g, c in zip(outputs, centre, strict=True)])  # P_t
+            teacher[view][image] = softmax([(g - c) / tau_t for g, c in zip(outputs, center, strict=True)])  # P_t
     student = [say(method.student, canvas) for canvas in canvases]
 
     def mean_over_pairs(image: int, crops_of: Sequence[list[tuple[int, float, list[float]]]]) -> float:
@@ -192,17 +192,17 @@ def test_a_region_out_of_sight_has_no_part_in_the_loss() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_the_centre_moves_towards_the_mean_of_both_teacher_views_after_the_loss(momentum: float) -> None:
-    method = make_method(centre_momentum=momentum)
-    before = method.centre.clone()
+def test_the_center_moves_towards_the_mean_of_both_teacher_views_after_the_loss(momentum: float) -> None:
+    method = make_method(center_momentum=momentum)
+    before = method.center.clone()
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
         outputs = [outputs for canvas in canvases[:2] for _, _, outputs in say(method.teacher, canvas)]
         logs = method(canvases, LATER).logs
     mean = torch.tensor(outputs, dtype=torch.float64).mean(dim=0)
-    torch.testing.assert_close(method.centre, momentum * before + (1 - momentum) * mean, atol=1e-9, rtol=0)
-    assert float(logs["centre_norm"]) == pytest.approx(float(before.norm()), abs=1e-9)
-    assert not method.centre.requires_grad
+    torch.testing.assert_close(method.center, momentum * before + (1 - momentum) * mean, atol=1e-9, rtol=0)
+    assert float(logs["center_norm"]) == pytest.approx(float(before.norm()), abs=1e-9)
+    assert not method.center.requires_grad
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 29, 30, 99])
@@ -214,7 +214,7 @@ def test_the_teachers_temperature_rises_along_a_line(step: int) -> None:
 
 
 def test_the_teacher_follows_the_student_ever_more_slowly() -> None:
-    method = make_method(momentum=0.9)
+    method = make_method(ema_momentum=0.9)
     for step in (0, 5, 24):
         progress = replace(LATER, step=step)
         (pair,) = method.momentum_pairs(progress)
@@ -222,11 +222,11 @@ def test_the_teacher_follows_the_student_ever_more_slowly() -> None:
     assert method.encoder() is method.teacher.backbone
 
 
-def test_a_new_method_starts_with_equal_networks_and_no_centre() -> None:
+def test_a_new_method_starts_with_equal_networks_and_no_center() -> None:
     method = DINOConfig(head=HEAD).build(BACKBONES["vit"], NO_DATA)
     for ours, theirs in zip(method.student.parameters(), method.teacher.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert not method.centre.any()
+    assert not method.center.any()
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -234,25 +234,25 @@ def test_prototypes_turn_only_after_the_epochs_of_freezing(name: str) -> None:
     method = make_method("vit", freeze_epochs=2)
     canvases = make_canvases()
     makers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    optimiser = makers[name](method.student.parameters(), lr=0.01, weight_decay=0.4)
+    optimizer = makers[name](method.student.parameters(), lr=0.01, weight_decay=0.4)
 
     def directions() -> Tensor:
         return torch.nn.functional.normalize(method.student.projector.prototypes.weight.detach(), dim=1).clone()
 
     start, layers = directions(), copy.deepcopy(method.student.projector.layers.state_dict())
     for step in (0, 4, 5, 9):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         method(canvases, replace(LATER, step=step)).loss.backward()
         gradient = method.student.projector.prototypes.weight.grad
         assert gradient is not None  # with none, processes would wait for it
         assert not gradient.any()
-        optimiser.step()
+        optimizer.step()
     torch.testing.assert_close(directions(), start, atol=1e-12, rtol=0)
     assert not torch.equal(method.student.projector.layers[0].weight, layers["0.weight"])
 
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     method(canvases, replace(LATER, step=10)).loss.backward()
-    optimiser.step()
+    optimizer.step()
     assert (directions() - start).abs().max() > 1e-5
 
 
@@ -287,13 +287,13 @@ def test_the_state_dictionary_restores_everything() -> None:
     method, other = make_method(), DINOConfig(head=HEAD, region_size=3, teacher_warmup_epochs=2.0)
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
-        method(canvases, LATER)  # moves the centre and running statistics
+        method(canvases, LATER)  # moves the center and running statistics
     restored = other.build(BACKBONES["resnet"], NO_DATA).double()
     restored.load_state_dict(method.state_dict())
     steps = [each(canvases, LATER) for each in (method, restored)]
     assert torch.equal(steps[0].loss, steps[1].loss)
-    assert torch.equal(method.centre, restored.centre)
-    assert "centre" in method.state_dict()
+    assert torch.equal(method.center, restored.center)
+    assert "center" in method.state_dict()
 
 
 def test_the_loss_keeps_its_precision_under_autocast() -> None:
@@ -303,20 +303,20 @@ def test_the_loss_keeps_its_precision_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         step = method(canvases, LATER)
     assert step.loss.dtype == torch.float32
-    assert method.centre.dtype == torch.float32
+    assert method.center.dtype == torch.float32
     assert step.loss.item() == pytest.approx(exact, rel=0.05)
 
 
 def test_a_student_comes_to_say_what_its_teacher_says() -> None:
-    method = make_method("vit", centre_momentum=1.0)  # targets that stand still
+    method = make_method("vit", center_momentum=1.0)  # targets that stand still
     canvases = make_canvases(COMPOSED["mosaic"])
-    optimiser = torch.optim.AdamW(method.student.parameters(), lr=0.003)
+    optimizer = torch.optim.AdamW(method.student.parameters(), lr=0.003)
     distances = []
     for _ in range(15):
         loss, logs = method(canvases, LATER)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         distances.append(float(logs["kl"]))
     assert 0 <= distances[-1] < 0.7 * distances[0]
 
@@ -335,8 +335,8 @@ def test_any_further_composition_is_accepted(composed: list[Composition]) -> Non
 @pytest.mark.parametrize(
     "settings",
     [
-        {"momentum": 1.1},
-        {"centre_momentum": -0.1},
+        {"ema_momentum": 1.1},
+        {"center_momentum": -0.1},
         {"student_temperature": 0},
         {"teacher_temperature": 0},
         {"warmup_teacher_temperature": -1},

@@ -25,12 +25,12 @@ from smalti.models.encoder import EncoderInfo, save_encoder
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
 from smalti.views.canvas import Canvas
-from smalti.views.draws import field_key, uniform
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
+from smalti.views.rng import field_key, uniform
 
-OURS = Normalisation((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+OURS = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 THEIRS = PixelStatistics(low=0.0, high=255.0, mean=(0.1, 0.2, 0.6), std=(0.4, 0.3, 0.2))
 TEACHER = BackboneConfig(name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 24]})
 HEADS = {"projector": ProjectorConfig(hidden=24, dim=12, norm=True), "predictor_hidden": 20, "region_size": 3}
@@ -71,7 +71,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> EDIY:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An encoder file of other channels, for pixels normalised otherwise."""
+    """An encoder file of other channels, for pixels normalized otherwise."""
     backbone = Backbone(TEACHER)
     shaken(backbone)
     backbone(torch.randn(8, 3, 32, 32, dtype=torch.float64))  # running statistics of its own
@@ -134,7 +134,7 @@ def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Comp
 
 
 def taught_maps(standard: list[Tensor], teacher: str) -> list[Tensor]:
-    """What the teacher says of pixels standardised its way, channel by channel."""
+    """What the teacher says of pixels standardized its way, channel by channel."""
     backbone = load_encoder(teacher).backbone.double()
     maps = []
     for pixels in standard:
@@ -210,7 +210,7 @@ def test_a_vision_transformer_learns_from_its_patches_alone() -> None:
 
 
 def test_weights_of_the_pooled_feature_alone_get_a_gradient_too() -> None:
-    options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}  # a last normalisation that the map does not pass
+    options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}  # a last normalization that the map does not pass
     config = EDIYConfig(**HEADS, byol=0, warmup_epochs=0)
     method = config.build(BackboneConfig(name="convnext_atto", options=options), NO_DATA).double()
     method(make_canvases(), LATER).loss.backward()
@@ -244,7 +244,7 @@ def test_a_teacher_stays_as_it_is(teacher: str) -> None:
 
 
 def test_the_local_projector_has_a_target_too() -> None:
-    method = make_method(momentum=0.97)
+    method = make_method(ema_momentum=0.97)
     networks, local = method.momentum_pairs(LATER)
     assert networks[:2] == (method.online, method.target)
     assert local[:2] == (method.local_projector, method.local_target)
@@ -304,17 +304,17 @@ def test_invariance_alone_makes_cells_alike() -> None:
 
 def spread_after(steps: int, **weights: Any) -> float:
     torch.manual_seed(0)
-    config = EDIYConfig(**HEADS, momentum=0.9, warmup_epochs=0, **weights)
+    config = EDIYConfig(**HEADS, ema_momentum=0.9, warmup_epochs=0, **weights)
     method = config.build(BACKBONES["resnet"], NO_DATA)
-    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     images = textured(16)
     for step in range(steps):
         exact = [exact_canvas(STANDARD, images, view=view, step=step, seed=step) for view in range(2)]
         progress = Progress(step=step, total_steps=200, steps_per_epoch=10)
         loss, logs = method([replace(canvas, pixels=canvas.pixels.float()) for canvas in exact], progress)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         update_targets(method.momentum_pairs(progress))
     return float(logs["cell_std"])
 
@@ -339,7 +339,7 @@ def test_further_views_need_byols_term() -> None:
         {"diversity": -1},
         {"diversity": 0, "invariance": 0, "byol": 0},
         {"warmup_epochs": -1},
-        {"momentum": 2},
+        {"ema_momentum": 2},
         {"teacher": "encoder.safetensors", "pairing": "random"},
     ],
 )
@@ -352,17 +352,17 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher: str, tmp_path: Path) ->
     config = EDIYConfig(**HEADS, teacher=teacher)
     with pytest.raises(UserError, match="stride 8"):
         config.build(BackboneConfig(name="resnet18", stem="stride16", options=TEACHER.options), DataInfo(OURS))
-    grey = BackboneConfig(name="resnet18", stem="stride8", in_channels=1, options=TEACHER.options)
+    gray = BackboneConfig(name="resnet18", stem="stride8", in_channels=1, options=TEACHER.options)
     with pytest.raises(UserError, match="3 channels"):
-        config.build(grey, DataInfo(Normalisation((0.5,), (0.2,))))
+        config.build(gray, DataInfo(Normalize((0.5,), (0.2,))))
     with pytest.raises(UserError, match="no file"):
         replace(config, teacher=str(tmp_path / "missing.pth")).build(BACKBONES["resnet"], DataInfo(OURS))
 
 
 def test_byols_settings_are_byols() -> None:
     ours, theirs = EDIYConfig(), BYOLConfig()
-    assert (ours.projector, ours.predictor_hidden, ours.momentum) == (
+    assert (ours.projector, ours.predictor_hidden, ours.ema_momentum) == (
         theirs.projector,
         theirs.predictor_hidden,
-        theirs.momentum,
+        theirs.ema_momentum,
     )

@@ -248,7 +248,7 @@ def test_views_that_mcl_can_learn_from_are_accepted() -> None:
         {"level_weights": (0.5, 0.0)},
         {"level_weights": (1.0,), "matching": "adjacent"},
         {"temperature": 0},
-        {"momentum": 1.1},
+        {"ema_momentum": 1.1},
         {"channels": 0},
         {"hidden": 0},
         {"dim": 0},

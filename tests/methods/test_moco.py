@@ -21,9 +21,9 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.network import Network
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.draws import field_key, permutation
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
+from smalti.views.rng import field_key, permutation
 
 BACKBONES = {
     "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
@@ -56,7 +56,7 @@ def make_canvases(composed: Sequence[Composition] = ()) -> list[Canvas]:
 def make_method(backbone: str = "resnet", **settings: Any) -> MoCo:
     """In float64, with weights large enough that embeddings differ, and a key network of its own."""
     torch.manual_seed(0)
-    config = MoCoConfig(**{"queue": 24, "norm_group": 0, "region_size": 3, "temperature": 0.1} | settings)
+    config = MoCoConfig(**{"queue": 24, "shuffle_bn_group": 0, "region_size": 3, "temperature": 0.1} | settings)
     method = config.build(BACKBONES[backbone], NO_DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
@@ -209,14 +209,14 @@ def keys_of(method: MoCo, step: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_shuffled_keys_come_back_in_the_order_of_the_images(step: int) -> None:
-    method = make_method(norm_group=4).eval()  # no batch statistics: the order is all that shuffling could change
+    method = make_method(shuffle_bn_group=4).eval()  # no batch statistics: the order is all that shuffling could change
     expected = torch.nn.functional.normalize(method.key_network(make_canvases()[1])[:, 0], dim=1)
     torch.testing.assert_close(keys_of(method, step), expected, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_keys_share_statistics_within_shuffled_groups(step: int) -> None:
-    method, plain = make_method(norm_group=4), make_method(norm_group=0)
+    method, plain = make_method(shuffle_bn_group=4), make_method(shuffle_bn_group=0)
     canvas = make_canvases()[1]
     expected = torch.empty(len(IMAGES), 128, dtype=torch.float64)
     for group in torch.from_numpy(permutation(len(IMAGES), 7, field_key("shuffle"), step)).split(4):
@@ -228,19 +228,19 @@ def test_keys_share_statistics_within_shuffled_groups(step: int) -> None:
 
 
 def test_groups_are_shuffled_anew_at_every_step() -> None:
-    method = make_method(norm_group=4)
+    method = make_method(shuffle_bn_group=4)
     torch.testing.assert_close(keys_of(method, 0), keys_of(method, 0), atol=0, rtol=0)
     assert (keys_of(method, 0) - keys_of(method, 1)).abs().max() > 1e-3
 
 
 def test_a_group_as_large_as_the_batch_is_the_whole_batch() -> None:
     torch.testing.assert_close(
-        keys_of(make_method(norm_group=16)), keys_of(make_method(norm_group=0)), atol=1e-9, rtol=0
+        keys_of(make_method(shuffle_bn_group=16)), keys_of(make_method(shuffle_bn_group=0)), atol=1e-9, rtol=0
     )
 
 
 def test_the_key_network_follows_the_query_network() -> None:
-    method = make_method(momentum=0.97)
+    method = make_method(ema_momentum=0.97)
     (pair,) = method.momentum_pairs(START)
     assert pair == (method.query_network, method.key_network, 0.97)
     assert method.encoder() is method.query_network.backbone
@@ -265,7 +265,14 @@ def test_any_further_composition_is_accepted(composed: list[Composition]) -> Non
 
 @pytest.mark.parametrize(
     "settings",
-    [{"momentum": 1.1}, {"momentum": -0.1}, {"temperature": 0}, {"queue": 0}, {"region_size": 0}, {"norm_group": 1}],
+    [
+        {"ema_momentum": 1.1},
+        {"ema_momentum": -0.1},
+        {"temperature": 0},
+        {"queue": 0},
+        {"region_size": 0},
+        {"shuffle_bn_group": 1},
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):

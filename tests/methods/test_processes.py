@@ -19,19 +19,23 @@ from smalti.views.mosaic import Mosaic
 from smalti.views.render_device import render
 
 VIEWS = (Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=10), Crop(size=16, count=2))
-GROUPS = (4, 0)  # split, and synchronised
+GROUPS = (4, 0)  # split, and synchronized
 
 
 def act() -> dict[Any, dict[str, Any]]:
-    """A step with each normalisation, and some talk: all that one start of the processes is used for."""
+    """A step with each normalization, and some talk: all that one start of the processes is used for."""
     return {group: take_step(group) for group in GROUPS} | {"talk": talk()}
 
 
-def take_step(norm_group: int) -> dict[str, Any]:
+def take_step(shuffle_bn_group: int) -> dict[str, Any]:
     """Loss and gradients averaged over the processes, and what this process then holds."""
     torch.manual_seed(0)
     config = MoCoConfig(
-        queue=40, projector=ProjectorConfig(kind="conv", dim=16), norm_group=norm_group, region_size=3, symmetric=True
+        queue=40,
+        projector=ProjectorConfig(kind="conv", dim=16),
+        shuffle_bn_group=shuffle_bn_group,
+        region_size=3,
+        symmetric=True,
     )
     options = {"channels": [8, 8, 16, 16], "zero_init_last": False}
     method = config.build(BackboneConfig(name="resnet18", stem="stride8", options=options), NO_DATA).double()
@@ -91,7 +95,7 @@ def test_two_processes_take_the_step_of_one(one: dict, two: list[dict], group: i
         torch.testing.assert_close(each[group][result], one[group][result], atol=1e-9, rtol=1e-7)
 
 
-def test_synchronised_running_statistics_are_those_of_the_whole_batch(one: dict, two: list[dict]) -> None:
+def test_synchronized_running_statistics_are_those_of_the_whole_batch(one: dict, two: list[dict]) -> None:
     for each in two:
         torch.testing.assert_close(each[0]["buffers"], one[0]["buffers"], atol=1e-9, rtol=1e-7)
 

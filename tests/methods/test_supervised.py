@@ -29,7 +29,7 @@ BACKBONES = {
         options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
 }
-CLASSES = DataInfo(NO_DATA.normalisation, ("ant", "bee", "cat"))
+CLASSES = DataInfo(NO_DATA.normalize, ("ant", "bee", "cat"))
 CROP = Crop(size=32, augmentation=PLAIN)
 MONTAGES = [Montage(size=32, level=level, augmentation=PLAIN) for level in range(3)]
 VIEWS: dict[str, list[Composition]] = {
@@ -44,7 +44,7 @@ START = Progress(step=0, total_steps=10, steps_per_epoch=5)
 
 def make_canvases(views: list[Composition], labels: Tensor = LABELS) -> list[Canvas]:
     canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
-    return [replace(canvas, regions=canvas.regions.labelled(labels)) for canvas in canvases]
+    return [replace(canvas, regions=canvas.regions.labeled(labels)) for canvas in canvases]
 
 
 def make_method(backbone: str = "resnet", **settings: Any) -> Supervised:
@@ -125,13 +125,13 @@ def test_everything_learns(backbone: str, views: str, settings: dict[str, Any]) 
 def test_it_learns_to_tell_classes_apart() -> None:
     method = make_method(fpn=True, levels=2)
     canvases = make_canvases(MONTAGES[:2])
-    optimiser = torch.optim.Adam(method.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(method.parameters(), lr=0.01)
     before = method(canvases, START)
     for _ in range(10):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         step = method(canvases, START)
         step.loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert step.loss < before.loss / 2
     assert step.logs["accuracy"] > 0.9
 

@@ -99,8 +99,8 @@ def test_an_unknown_name_suggests_close_ones() -> None:
 
 
 def test_an_unknown_option_is_named() -> None:
-    with pytest.raises(UserError, match="colour"):
-        make_backbone("resnet18", options={"colour": 3})
+    with pytest.raises(UserError, match="color"):
+        make_backbone("resnet18", options={"color": 3})
 
 
 @pytest.mark.parametrize("name", [VIT, "convnext_atto"])
@@ -118,7 +118,7 @@ def test_the_double_width_has_the_published_number_of_weights() -> None:
     """94 M (arXiv:2003.05438, Table 6), counted here for R50w2x as in CMC's code: the stem is wider too."""
 
     def conv(inputs: int, outputs: int, side: int) -> int:
-        return inputs * outputs * side**2 + 2 * outputs  # and its normalisation
+        return inputs * outputs * side**2 + 2 * outputs  # and its normalization
 
     width, weights = 128, conv(3, 128, 7)
     for stage, blocks in enumerate((3, 4, 6, 3)):

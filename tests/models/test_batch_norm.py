@@ -1,4 +1,4 @@
-"""Split batch normalisation is the same network run group by group."""
+"""Split batch normalization is the same network run group by group."""
 
 import copy
 
@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from smalti.models import batch_norm
-from smalti.models.batch_norm import split_batch_norm, synchronise_batch_norm
+from smalti.models.batch_norm import split_batch_norm, synchronize_batch_norm
 
 NETWORKS = {
     "resnet18": {"channels": (8, 8, 16, 16)},  # nn.BatchNorm2d
@@ -95,22 +95,22 @@ def test_a_failed_step_leaves_the_momentum_as_it_was() -> None:
     assert norm.momentum == 0.1
 
 
-def test_one_process_needs_no_synchronisation() -> None:
+def test_one_process_needs_no_synchronization() -> None:
     network, x = make_network("resnet18"), images(4)
     expected = copy.deepcopy(network)(x)
-    synchronise_batch_norm(network)
+    synchronize_batch_norm(network)
     torch.testing.assert_close(network(x), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("cuda", [False, True])
-def test_synchronised_layers_keep_their_activation(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synchronized_layers_keep_their_activation(cuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_norm, "world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     network = make_network("regnety_002")
     layers = [name for name, module in network.named_modules() if isinstance(module, BatchNormAct2d)]
     names, x = list(network.state_dict()), images(2)
     expected = network.eval()(x)
-    synchronise_batch_norm(network)
+    synchronize_batch_norm(network)
     assert list(network.state_dict()) == names
     for name in layers:
         assert hasattr(network.get_submodule(name), "act")

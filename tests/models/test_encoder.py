@@ -51,8 +51,8 @@ def outputs(encoder: Encoder) -> torch.Tensor:
 
 
 def foreign_outputs(original: Encoder, loaded: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both backbones on the same standardised pixels: a foreign file does not say how it takes them."""
-    pixels = original.standardise(raw_pixels())
+    """Both backbones on the same standardized pixels: a foreign file does not say how it takes them."""
+    pixels = original.standardize(raw_pixels())
     with torch.no_grad():
         expected = original.backbone(pixels).pooled
         assert expected.std() > 0.01
@@ -97,7 +97,7 @@ def test_pixels_are_scaled_by_the_range_of_the_images() -> None:
     encoder = Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=deep))
     pixels = torch.tensor([100, 1000, 4095, 65535], dtype=torch.int32).to(torch.uint16).view(1, 1, 2, 2)
     expected = [((value - 100) / 3995 - 0.2) / 0.1 for value in (100, 1000, 4095, 65535)]
-    torch.testing.assert_close(encoder.standardise(pixels).flatten(), torch.tensor(expected))
+    torch.testing.assert_close(encoder.standardize(pixels).flatten(), torch.tensor(expected))
 
 
 def test_statistics_must_match_the_channels() -> None:

@@ -16,8 +16,8 @@ def weights_of(head: nn.Module) -> list[Tensor]:
     return [parameter.detach() for parameter in head.parameters()]
 
 
-def normalised(x: Tensor) -> Tensor:
-    """Batch normalisation in training, before its weights are moved."""
+def normalized(x: Tensor) -> Tensor:
+    """Batch normalization in training, before its weights are moved."""
     return (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
 
 
@@ -26,7 +26,7 @@ def test_mlp(norm: bool) -> None:
     head = ProjectorConfig(kind="mlp", hidden=HIDDEN, dim=DIM, norm=norm).build(CHANNELS).double()
     first, first_bias, *_, second, second_bias = weights_of(head)
     hidden = FEATURES.pooled @ first.T + first_bias
-    hidden = normalised(hidden) if norm else hidden
+    hidden = normalized(hidden) if norm else hidden
     expected = hidden.clamp(min=0) @ second.T + second_bias
     torch.testing.assert_close(head(FEATURES), expected, atol=1e-9, rtol=0)
 
@@ -35,7 +35,7 @@ def test_conv() -> None:
     head = ProjectorConfig(kind="conv", hidden=HIDDEN, dim=DIM).build(CHANNELS).double()
     mix, _, _, first, first_bias, second, second_bias = weights_of(head)
     cells = torch.einsum("nchw,dc->nhwd", MAP, mix[:, :, 0, 0]).flatten(0, 2)
-    mixed = normalised(cells).clamp(min=0).view(7, 6, HIDDEN).mean(dim=1)
+    mixed = normalized(cells).clamp(min=0).view(7, 6, HIDDEN).mean(dim=1)
     expected = (mixed @ first.T + first_bias).clamp(min=0) @ second.T + second_bias
     torch.testing.assert_close(head(FEATURES), expected, atol=1e-9, rtol=0)
 

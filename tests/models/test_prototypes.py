@@ -47,7 +47,7 @@ def length(x: list[float]) -> float:
 
 
 @pytest.mark.parametrize("norm_last", [True, False])
-def test_the_head_is_three_layers_length_1_and_normalised_prototypes(norm_last: bool) -> None:
+def test_the_head_is_three_layers_length_1_and_normalized_prototypes(norm_last: bool) -> None:
     head = make_head(norm_last=norm_last)
     first, second, third = (layer for layer in head.layers if isinstance(layer, nn.Linear))
     found = head(features()).detach()
@@ -60,7 +60,7 @@ def test_the_head_is_three_layers_length_1_and_normalised_prototypes(norm_last: 
             assert float(found[n, p]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_batch_normalisation_follows_each_hidden_layer() -> None:
+def test_batch_normalization_follows_each_hidden_layer() -> None:
     kinds = [type(layer).__name__ for layer in make_head(norm=True).layers]
     assert kinds == ["Linear", "BatchNorm1d", "GELU", "Linear", "BatchNorm1d", "GELU", "Linear"]
 
@@ -79,7 +79,7 @@ def test_the_published_head_is_the_default() -> None:
     }
 
 
-def test_learnt_lengths_start_at_1() -> None:
+def test_learned_lengths_start_at_1() -> None:
     head = PrototypeHeadConfig(hidden=4, bottleneck=3, outputs=5, norm_last=False).build(2)
     assert torch.equal(head._prototypes().norm(dim=1).round(decimals=6), torch.ones(5))
 

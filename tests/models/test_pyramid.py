@@ -150,7 +150,7 @@ def test_every_parameter_that_learns_gets_a_gradient(backbone: str, channels: in
 
 
 def test_a_montage_says_nothing_of_one_cell_to_the_head_of_another() -> None:
-    """What the dense head reads is one cell alone, though the backbone sees its neighbours."""
+    """What the dense head reads is one cell alone, though the backbone sees its neighbors."""
     network = make_network(channels=0).eval()
     canvas = montage(1)
     maps = network.read(canvas.pixels, 1).detach()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import PLAIN, make_draws
+from helpers import PLAIN, make_rng
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -36,7 +36,7 @@ def test_features_are_roi_aligns_of_boxes_written_by_hand() -> None:
 
 def test_the_boxes_of_a_moved_mosaic_are_those_written_by_hand() -> None:
     view = Mosaic(tile_size=16, tiles=4, max_shift=16, augmentation=PLAIN)
-    plan = view.plan(np.tile([40, 40], (4, 1)), make_draws(4))
+    plan = view.plan(np.tile([40, 40], (4, 1)), make_rng(4))
     for (dx, dy), boxes in zip(plan.offset.tolist(), plan.regions.boxes.int().tolist(), strict=True):
         corners = [(0, 0), (16, 0), (0, 16), (16, 16)]
         moved = [[x + dx, y + dy, x + dx + 16, y + dy + 16] for x, y in corners]
@@ -44,13 +44,13 @@ def test_the_boxes_of_a_moved_mosaic_are_those_written_by_hand() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_regions_of_one_colour_return_it(size: int) -> None:
-    colours = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * torch.arange(3)[:, None, None]  # (N, 2, 2)
-    maps = colours.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]  # (3, 1, 8, 8)
+def test_regions_of_one_color_return_it(size: int) -> None:
+    colors = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * torch.arange(3)[:, None, None]  # (N, 2, 2)
+    maps = colors.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)[:, None]  # (3, 1, 8, 8)
     boxes = torch.tensor([[0.0, 0, 16, 16], [16, 0, 32, 16], [0, 16, 16, 32], [16, 16, 32, 32]]).expand(3, 4, 4)
     features = pool_regions(maps, regions_of(boxes), canvas_size=32, size=size)
     assert features.map.shape == (12, 1, size, size)
-    torch.testing.assert_close(features.pooled[:, 0], colours.flatten())
+    torch.testing.assert_close(features.pooled[:, 0], colors.flatten())
 
 
 def test_patch_tokens_of_a_vit_are_pooled_where_their_patches_lie() -> None:

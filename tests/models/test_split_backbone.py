@@ -1,4 +1,4 @@
-"""Two networks on lightness and colour: the colours are those of other libraries, the contract is a backbone's."""
+"""Two networks on lightness and color: the colors are those of other libraries, the contract is a backbone's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from smalti.export.formats import FORMATS
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.checkpoints import load_encoder
-from smalti.models.colour_spaces import rgb_to_lab, rgb_to_ycbcr, scaled_lab, scaled_ycbcr
+from smalti.models.color_spaces import rgb_to_lab, rgb_to_ycbcr, scaled_lab, scaled_ycbcr
 from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
 from smalti.models.split import SplitModel
 from smalti.recipes import get_recipe
@@ -40,8 +40,8 @@ CONFIGS = {"resnet": RESNET, "vit": VIT, "channels last": SWIN}
 PIXELS = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
-def colours(step: int = 15) -> np.ndarray:
-    """(1, M, 3) uint8 colours from all over the cube, its corners included."""
+def colors(step: int = 15) -> np.ndarray:
+    """(1, M, 3) uint8 colors from all over the cube, its corners included."""
     levels = np.arange(0, 256, step, dtype=np.uint8)
     return np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
 
@@ -51,35 +51,35 @@ def as_pixels(image: np.ndarray) -> Tensor:
 
 
 def test_lab_is_that_of_scikit_image() -> None:
-    found = rgb_to_lab(as_pixels(colours()))[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(found, rgb2lab(colours()), atol=1e-6)
+    found = rgb_to_lab(as_pixels(colors()))[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(found, rgb2lab(colors()), atol=1e-6)
 
 
 def test_ycbcr_is_that_of_jpeg() -> None:
-    red, green, blue = as_pixels(colours())[0]
+    red, green, blue = as_pixels(colors())[0]
     y = 0.299 * red + 0.587 * green + 0.114 * blue
-    found = rgb_to_ycbcr(as_pixels(colours()))[0]
+    found = rgb_to_ycbcr(as_pixels(colors()))[0]
     torch.testing.assert_close(found, torch.stack([y, (blue - y) / 1.772, (red - y) / 1.402]), atol=1e-12, rtol=0)
-    pillow = np.asarray(Image.fromarray(colours()).convert("YCbCr")).astype(float)
+    pillow = np.asarray(Image.fromarray(colors()).convert("YCbCr")).astype(float)
     ours = found.permute(1, 2, 0).numpy() * 255 + [0, 128, 128]
     assert abs(ours - pillow).max() < 1.001  # Pillow rounds to whole levels
 
 
 @pytest.mark.parametrize("convert", [scaled_lab, scaled_ycbcr])
 def test_every_channel_fills_the_range_from_minus_1_to_1(convert) -> None:
-    space = convert(as_pixels(colours(5))).flatten(2)[0]
+    space = convert(as_pixels(colors(5))).flatten(2)[0]
     torch.testing.assert_close(space.amin(dim=1), -torch.ones(3, dtype=torch.float64), atol=1e-4, rtol=0)
     torch.testing.assert_close(space.amax(dim=1), torch.ones(3, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
 @given(st.lists(st.floats(0.05, 0.95), min_size=3, max_size=3), st.lists(st.floats(0.05, 1), min_size=3, max_size=3))
-def test_the_split_undoes_the_normalisation(mean: list[float], std: list[float]) -> None:
+def test_the_split_undoes_the_normalization(mean: list[float], std: list[float]) -> None:
     model = SplitModel(lambda _: SimpleNamespace(num_features=1, feature_info=[], pretrained_cfg={}), "lab").double()
     model.set_statistics(mean, std)
-    rgb = as_pixels(colours(51))
-    normalised = (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    lightness, colour = model.split(normalised)
-    torch.testing.assert_close(torch.cat([lightness, colour], dim=1), scaled_lab(rgb), atol=1e-6, rtol=0)
+    rgb = as_pixels(colors(51))
+    normalized = (rgb - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    lightness, color = model.split(normalized)
+    torch.testing.assert_close(torch.cat([lightness, color], dim=1), scaled_lab(rgb), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -97,7 +97,7 @@ def test_a_split_backbone_keeps_the_contract_of_a_backbone(config: BackboneConfi
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_either_half_of_the_features_comes_from_its_own_colours(config: BackboneConfig) -> None:
+def test_either_half_of_the_features_comes_from_its_own_colors(config: BackboneConfig) -> None:
     torch.manual_seed(0)
     backbone = Backbone(config).eval()
     images = torch.rand(2, 3, 32, 32)
@@ -107,7 +107,7 @@ def test_either_half_of_the_features_comes_from_its_own_colours(config: Backbone
     with torch.no_grad():
         found = backbone(images)
         halves = found.map.chunk(2, dim=1), found.pooled.chunk(2, dim=1)
-        for number, (network, channels) in enumerate([(model.lightness, space[:, :1]), (model.colour, space[:, 1:])]):
+        for number, (network, channels) in enumerate([(model.lightness, space[:, :1]), (model.color, space[:, 1:])]):
             features = network.forward_features(channels)
             pooled = network.forward_head(features, pre_logits=True)
             torch.testing.assert_close(halves[1][number], pooled, atol=1e-5, rtol=1e-5)
@@ -115,17 +115,17 @@ def test_either_half_of_the_features_comes_from_its_own_colours(config: Backbone
     assert halves[1][0].std() > 0.001
 
 
-def test_pixels_beyond_the_range_of_colours_give_finite_features() -> None:
+def test_pixels_beyond_the_range_of_colors_give_finite_features() -> None:
     backbone = Backbone(RESNET).eval()
     assert backbone(torch.randn(2, 3, 32, 32) * 10).pooled.isfinite().all()
 
 
-def test_autocast_does_not_round_colours() -> None:
+def test_autocast_does_not_round_colors() -> None:
     model = Backbone(RESNET).model
     images = torch.rand(2, 3, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        lightness, colour = model.split(images)
-    torch.testing.assert_close(torch.cat([lightness, colour], dim=1), scaled_lab(images), atol=1e-6, rtol=0)
+        lightness, color = model.split(images)
+    torch.testing.assert_close(torch.cat([lightness, color], dim=1), scaled_lab(images), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("config", [RESNET, VIT], ids=["resnet", "vit"])
@@ -143,21 +143,21 @@ def test_an_encoder_of_two_networks_travels_bit_for_bit(config: BackboneConfig, 
         assert encoder(pixels).std() > 0.001
 
 
-def test_a_random_encoder_undoes_its_own_normalisation() -> None:
+def test_a_random_encoder_undoes_its_own_normalization() -> None:
     encoder = load_encoder("random:resnet18", backbone=RESNET, pixels=PIXELS)
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    lightness, colour = encoder.backbone.model.split(encoder.standardise(pixels))
-    torch.testing.assert_close(torch.cat([lightness, colour], dim=1), scaled_lab(pixels / 255), atol=1e-5, rtol=0)
+    lightness, color = encoder.backbone.model.split(encoder.standardize(pixels))
+    torch.testing.assert_close(torch.cat([lightness, color], dim=1), scaled_lab(pixels / 255), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("target", ["timm", "torchvision"])
 def test_an_export_to_one_network_is_refused(target: str, tmp_path: Path) -> None:
     encoder = Encoder(Backbone(RESNET), EncoderInfo(backbone=RESNET, pixels=PIXELS, image_size=32))
-    with pytest.raises(UserError, match="splits colours"):
+    with pytest.raises(UserError, match="splits colors"):
         FORMATS[target](encoder, tmp_path / {"timm": "a.safetensors", "torchvision": "a.pth"}[target])
 
 
-def test_only_colours_can_be_split() -> None:
+def test_only_colors_can_be_split() -> None:
     with pytest.raises(UserError, match="RGB"):
         Backbone(replace(RESNET, in_channels=1))
 

@@ -13,16 +13,16 @@ NAMED = ("name", "source", "published", "views")
 
 def test_multi_crop_dino_is_the_released_run_of_300_epochs() -> None:
     recipe = get_recipe("dino_multicrop")
-    method, head, optimiser = recipe.method, recipe.method.head, recipe.optimiser
+    method, head, optimizer = recipe.method, recipe.method.head, recipe.optimizer
     assert (recipe.backbone.name, recipe.backbone.options) == ("vit_small_patch16_224", {"drop_path_rate": 0.1})
     assert (recipe.epochs, recipe.batch_size) == (300, 1024)
-    assert (optimiser.name, optimiser.base_lr, optimiser.final_lr, optimiser.warmup_epochs) == (
+    assert (optimizer.name, optimizer.base_lr, optimizer.final_lr, optimizer.warmup_epochs) == (
         "adamw", 0.0005, 1e-6, 10.0,
     )  # fmt: skip
-    assert (optimiser.weight_decay, optimiser.final_weight_decay, optimiser.clip_norm) == (0.04, 0.4, 3.0)
-    assert not optimiser.decay_norm_and_bias
+    assert (optimizer.weight_decay, optimizer.final_weight_decay, optimizer.clip_norm) == (0.04, 0.4, 3.0)
+    assert not optimizer.decay_norm_and_bias
     assert (head.hidden, head.bottleneck, head.outputs, head.norm, head.norm_last) == (2048, 256, 65536, False, False)
-    assert (method.momentum, method.centre_momentum, method.freeze_epochs) == (0.996, 0.9, 1)
+    assert (method.ema_momentum, method.center_momentum, method.freeze_epochs) == (0.996, 0.9, 1)
     assert (method.student_temperature, method.warmup_teacher_temperature, method.teacher_temperature) == (
         0.1, 0.04, 0.07,
     )  # fmt: skip
@@ -31,7 +31,7 @@ def test_multi_crop_dino_is_the_released_run_of_300_epochs() -> None:
     assert (first.size, second.size, local.size, local.count) == (224, 224, 96, 8)
     assert (first.scale, second.scale, local.scale) == ((0.4, 1.0), (0.4, 1.0), (0.05, 0.4))
     assert [view.augmentation.blur for view in recipe.views] == [1.0, 0.1, 0.5]
-    assert [view.augmentation.solarise for view in recipe.views] == [0.0, 0.2, 0.0]
+    assert [view.augmentation.solarize for view in recipe.views] == [0.0, 0.2, 0.0]
 
 
 @pytest.mark.parametrize("suffix", ["", "_small"])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import make_draws
+from helpers import make_rng
 
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.supervised import SupervisedConfig
@@ -19,9 +19,9 @@ NAMES = [name for name in dir(module) if name.startswith(("mcl", "supervised"))]
 @pytest.mark.parametrize("name", NAMES)
 def test_its_batch_can_be_dealt_onto_its_montages(name: str) -> None:
     recipe = get_recipe(name)
-    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.deal_block)
+    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block_size)
     for view in recipe.views:
-        view.check_block(order.deal_block)
+        view.check_block(order.block_size)
 
 
 def test_mcl_has_the_released_views() -> None:
@@ -30,9 +30,9 @@ def test_mcl_has_the_released_views() -> None:
     assert [view.canvas_size for view in recipe.views] == [224] * 8
     for side in (0, 1):  # BYOL's two augmentations, one a side
         (augmentation,) = {view.augmentation for view in recipe.views[side::2]}
-        assert (augmentation.blur, augmentation.solarise) == [(1.0, 0.0), (0.1, 0.2)][side]
-    sizes, draws = np.tile([300, 300], (64, 1)), make_draws(64, 32)
-    assert [len(view.plan(sizes, draws).slots) * 32 // 64 for view in recipe.views[::2]] == [32, 8, 2, 1]
+        assert (augmentation.blur, augmentation.solarize) == [(1.0, 0.0), (0.1, 0.2)][side]
+    sizes, rng = np.tile([300, 300], (64, 1)), make_rng(64, 32)
+    assert [len(view.plan(sizes, rng).slots) * 32 // 64 for view in recipe.views[::2]] == [32, 8, 2, 1]
 
 
 def test_mcl_has_the_published_settings() -> None:
@@ -41,16 +41,16 @@ def test_mcl_has_the_published_settings() -> None:
         level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8),
         matching="largest",
         temperature=1.0,
-        momentum=0.99,
+        ema_momentum=0.99,
         fpn=True,
         channels=256,
         hidden=2048,
         dim=256,
         region_size=7,
     )
-    optimiser = recipe.optimiser
-    assert (optimiser.name, optimiser.base_lr, optimiser.weight_decay) == ("lars", 1.0, 1e-5)
-    assert (optimiser.warmup_epochs, optimiser.clip_norm) == (10, 500)
+    optimizer = recipe.optimizer
+    assert (optimizer.name, optimizer.base_lr, optimizer.weight_decay) == ("lars", 1.0, 1e-5)
+    assert (optimizer.warmup_epochs, optimizer.clip_norm) == (10, 500)
     assert (recipe.batch_size, recipe.epochs, recipe.backbone.name) == (4096, 100, "resnet50")
 
 

@@ -27,9 +27,9 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
     recipe = make()
     assert recipe.name == make.__name__
     assert recipe.source
-    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.deal_block)
+    order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block_size)
     for view in recipe.views:
-        view.check_block(order.deal_block)
+        view.check_block(order.block_size)
     if isinstance(recipe.method, AffinityConfig):
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
     module = make_module(recipe, EIGHT_BIT, order, class_names=("cat", "dog"))
@@ -50,7 +50,7 @@ def test_every_recipe_is_written_whole_as_json(make: Callable[[], Recipe]) -> No
     recipe = make()
     written = json.loads(recipe.to_json())
     assert [view["class"] for view in written["views"]] == [type(view).__name__ for view in recipe.views]
-    assert written["optimiser"]["base_lr"] == recipe.optimiser.base_lr
+    assert written["optimizer"]["base_lr"] == recipe.optimizer.base_lr
     assert written["method"]["class"] == type(recipe.method).__name__
     assert written["batch_size"] == recipe.batch_size
 
@@ -64,10 +64,10 @@ def test_mosrep_is_its_strong_baseline_with_the_small_crops_on_mosaics() -> None
     assert isinstance(mosaic, Mosaic)
     assert (crops.size, crops.count, crops.scale) == (mosaic.tile_size, mosaic.tiles, mosaic.scale)
     assert (mosaic.max_shift, mosaic.alpha, mosaic.canvas_size) == (48, 0.5, 224)
-    assert (strong.method, strong.optimiser, strong.epochs) == (mosrep.method, mosrep.optimiser, mosrep.epochs)
+    assert (strong.method, strong.optimizer, strong.epochs) == (mosrep.method, mosrep.optimizer, mosrep.epochs)
     method = mosrep.method
-    assert (method.queue, method.momentum, method.temperature, method.projector.dim) == (65536, 0.999, 0.2, 128)
-    assert (mosrep.optimiser.base_lr, mosrep.batch_size, mosrep.epochs) == (0.03, 256, 200)
+    assert (method.queue, method.ema_momentum, method.temperature, method.projector.dim) == (65536, 0.999, 0.2, 128)
+    assert (mosrep.optimizer.base_lr, mosrep.batch_size, mosrep.epochs) == (0.03, 256, 200)
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_byol_and_what_stands_on_it_have_the_published_settings(
     name: str, rate: float, decay: float, momentum: float, epochs: int, batch: int, parts: int
 ) -> None:
     recipe = get_recipe(name)
-    assert scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size) == pytest.approx(rate)
-    assert (recipe.optimiser.weight_decay, recipe.method.momentum, recipe.epochs) == (decay, momentum, epochs)
-    assert (recipe.batch_size, recipe.accumulate, recipe.optimiser.warmup_epochs) == (batch, parts, 10)
-    assert recipe.optimiser.name == ("sgd" if "crop" in name or "mosrep" in name else "lars")
+    assert scale_learning_rate(recipe.optimizer.base_lr, recipe.batch_size) == pytest.approx(rate)
+    assert (recipe.optimizer.weight_decay, recipe.method.ema_momentum, recipe.epochs) == (decay, momentum, epochs)
+    assert (recipe.batch_size, recipe.accumulate, recipe.optimizer.warmup_epochs) == (batch, parts, 10)
+    assert recipe.optimizer.name == ("sgd" if "crop" in name or "mosrep" in name else "lars")
     query, key = (view.augmentation for view in recipe.views[:2])
-    assert (query.blur, query.solarise, key.blur, key.solarise) == (1.0, 0.0, 0.1, 0.2)
+    assert (query.blur, query.solarize, key.blur, key.solarize) == (1.0, 0.0, 0.1, 0.2)
     assert query.jitter == key.jitter == 0.8
     assert (query.brightness, query.contrast, query.saturation, query.hue) == (0.4, 0.4, 0.2, 0.1)

@@ -24,7 +24,7 @@ def test_a_trace_feels_a_small_change_of_any_part() -> None:
     crop, key, mosaic = recipe.views
     changes = {
         "method": replace(recipe.method, temperature=0.101),
-        "optimiser": replace(recipe.optimiser, base_lr=0.031),
+        "optimizer": replace(recipe.optimizer, base_lr=0.031),
         "views": (crop, key, replace(mosaic, max_shift=6)),
         "seed": 1,
     }

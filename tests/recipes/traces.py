@@ -62,7 +62,7 @@ def shrunk(recipe: Recipe) -> Recipe:
         recipe,
         backbone=_narrow_backbone(recipe.backbone),
         method=_narrow(recipe.method),
-        optimiser=replace(recipe.optimiser, warmup_epochs=min(recipe.optimiser.warmup_epochs, 0.2)),
+        optimizer=replace(recipe.optimizer, warmup_epochs=min(recipe.optimizer.warmup_epochs, 0.2)),
         epochs=1,
         batch_size=batch,
         accumulate=1,
@@ -133,7 +133,7 @@ def _train(recipe: Recipe, steps: int) -> Iterator[float]:
         assert batch.images is not None
         batch.images = batch.images.double() / 255
         torch.manual_seed(step)
-        yield float(loop.step(step, canvases(batch, recipe.views, loop.normalisation)))
+        yield float(loop.step(step, canvases(batch, recipe.views, loop.normalize)))
 
 
 def main() -> None:

@@ -62,13 +62,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(damage: bytes, tmp_path: Pa
         load_checkpoint(tmp_path / "last.ckpt", module_of(tiny_recipe.recipe()))
 
 
-def test_the_optimiser_goes_on_from_its_own_state(tmp_path: Path) -> None:
+def test_the_optimizer_goes_on_from_its_own_state(tmp_path: Path) -> None:
     module = module_of(tiny_recipe.recipe())
-    optimiser = module.configure_optimizers()
+    optimizer = module.configure_optimizers()
     for parameter in module.method.query_network.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)
-    optimiser.step()
-    save_checkpoint(tmp_path / "last.ckpt", module, optimiser)
+    optimizer.step()
+    save_checkpoint(tmp_path / "last.ckpt", module, optimizer)
     found = module_of(tiny_recipe.recipe())
     load_checkpoint(tmp_path / "last.ckpt", found)
-    tiny.assert_same_state(found.configure_optimizers().state_dict(), optimiser.state_dict())
+    tiny.assert_same_state(found.configure_optimizers().state_dict(), optimizer.state_dict())

@@ -77,7 +77,7 @@ def test_a_run_without_a_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_rate_that_explodes_ends_with_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos, run = tiny.write_photos(tmp_path / "photos", side=24), tiny.without_drawing(tmp_path / "run")
-    settings = "--workers 0 --logger none --log-every 1 --checkpoint-every 1 --optimiser.base-lr 1e25"
+    settings = "--workers 0 --logger none --log-every 1 --checkpoint-every 1 --optimizer.base-lr 1e25"
     line = ["pretrain", str(photos), "--out", str(run), "--recipe", tiny.RECIPE_FILE, *settings.split()]
     assert cli.main(line) == 2
     last = capsys.readouterr().err.splitlines()[-1]

@@ -20,7 +20,7 @@ from smalti.views.loader import BatchOrder
 
 BAD = {"cut.jpg": "truncated JPEG", "empty.jpg": "empty file", "text.jpg": "not an image (text)"}
 ODD = {
-    *("one.png", "ink.jpg", "deep.png", "deep.tif", "grey.png", "clear.png"),
+    *("one.png", "ink.jpg", "deep.png", "deep.tif", "gray.png", "clear.png"),
     *("turned.jpg", "moving.gif", "huge.jpg"),
 }
 
@@ -37,7 +37,7 @@ def write_odd(folder: Path) -> None:
     picture.convert("CMYK").save(folder / "ink.jpg")
     cv2.imwrite(str(folder / "deep.png"), deep)
     tifffile.imwrite(folder / "deep.tif", deep)
-    picture.convert("L").save(folder / "grey.png")
+    picture.convert("L").save(folder / "gray.png")
     picture.convert("RGBA").save(folder / "clear.png")
     orientation = Image.Exif()
     orientation[0x0112] = 6
@@ -79,7 +79,7 @@ def test_a_picture_of_the_views_is_drawn_from_such_a_folder(tmp_path: Path) -> N
     photos.mkdir()
     write_odd(photos)
     source = api.open_source(photos)
-    api.draw(source, tiny_recipe.recipe(), tmp_path / "views.png")
+    api.plot(source, tiny_recipe.recipe(), tmp_path / "views.png")
     assert cv2.imread(str(tmp_path / "views.png")).std() > 20
 
 
@@ -109,7 +109,7 @@ def test_a_bad_file_is_named_once_however_often_the_run_is_resumed(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("channels", "suffix"), [(1, "png"), (3, "tif"), (4, "tif"), (5, "npy")])
-def test_images_of_16_bits_and_of_many_bands_are_learnt_from_and_embedded(
+def test_images_of_16_bits_and_of_many_bands_are_learned_from_and_embedded(
     channels: int, suffix: str, tmp_path: Path
 ) -> None:
     photos, run = tmp_path / "photos", tiny.without_drawing(tmp_path / "run")

@@ -34,7 +34,7 @@ def test_only_bfloat16_on_a_cpu_goes_without(
     recipe = replace(get_recipe("dino_small"), backbone=VIT, precision=precision, batch_size=8)  # type: ignore[arg-type]
     order = BatchOrder(num_images=16, batch_size=8, seed=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr("smalti.methods.dino.synchronise_batch_norm", lambda network: None)
+    monkeypatch.setattr("smalti.methods.dino.synchronize_batch_norm", lambda network: None)
     assert fused(make_module(recipe, EIGHT_BIT, order)) == kept
 
 

@@ -86,7 +86,7 @@ def test_the_second_process_waits_for_the_files_of_the_first(photos: Path, tmp_p
 
 
 def test_a_loss_that_is_nan_stops_both_processes_with_one_line(photos: Path, tmp_path: Path) -> None:
-    line = arguments(photos, tmp_path / "run", "--optimiser.base-lr", "1e30")
+    line = arguments(photos, tmp_path / "run", "--optimizer.base-lr", "1e30")
     tiny.without_drawing(tmp_path / "run")
     assert run_two(line, tmp_path / "printed.txt") == [2, 2]
     printed = (tmp_path / "printed.txt").read_text()

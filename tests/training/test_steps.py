@@ -1,4 +1,4 @@
-"""What moves at an optimiser step, how far, and how often."""
+"""What moves at an optimizer step, how far, and how often."""
 
 import math
 from pathlib import Path
@@ -15,12 +15,12 @@ from smalti.runs import RunFolder
 from smalti.training import module as module_file
 from smalti.training.fit import fit, make_module
 from smalti.training.module import Pretraining
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.loader import BatchOrder, ViewDataset, canvases
 
 BASE_LR, WARMUP_EPOCHS = 0.5, 1
-OPTIMISER = OptimiserConfig(base_lr=BASE_LR, warmup_epochs=WARMUP_EPOCHS, momentum=0.0, weight_decay=0.0)
+OPTIMIZER = OptimizerConfig(base_lr=BASE_LR, warmup_epochs=WARMUP_EPOCHS, momentum=0.0, weight_decay=0.0)
 SOURCE = ListSource(textured(tiny.IMAGES, side=40))
 
 
@@ -30,7 +30,7 @@ def train(recipe: Recipe, run: Path) -> Pretraining:
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """("rate", r) for every step of the optimiser, ("targets", error of the momentum update) for every such update."""
+    """("rate", r) for every step of the optimizer, ("targets", error of the momentum update) for every such update."""
     noted: list[tuple[str, Any]] = []
     step = torch.optim.SGD.step
 
@@ -64,11 +64,11 @@ def expected_rates(batch: int, steps_per_epoch: int, total: int, accumulate: int
 
 
 @pytest.mark.parametrize(("accumulate", "micro_steps_per_epoch"), [(1, 5), (2, 4)])
-def test_rates_and_momentum_follow_optimiser_steps(
+def test_rates_and_momentum_follow_optimizer_steps(
     accumulate: int, micro_steps_per_epoch: int, events: list[tuple[str, Any]], tmp_path: Path
 ) -> None:
     batch, total = 8 * accumulate, micro_steps_per_epoch * tiny_recipe.EPOCHS
-    train(tiny_recipe.recipe(batch_size=batch, accumulate=accumulate, optimiser=OPTIMISER), tmp_path)
+    train(tiny_recipe.recipe(batch_size=batch, accumulate=accumulate, optimizer=OPTIMIZER), tmp_path)
     assert [kind for kind, _ in events] == ["rate", "targets"] * (total // accumulate)
     rates = [value for kind, value in events if kind == "rate"]
     assert rates == pytest.approx(expected_rates(batch, micro_steps_per_epoch, total, accumulate), rel=1e-12)
@@ -78,12 +78,12 @@ def test_rates_and_momentum_follow_optimiser_steps(
 
 
 def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp_path: Path) -> None:
-    recipe = tiny_recipe.recipe(batch_size=16, accumulate=2, optimiser=OPTIMISER, epochs=1, executor="host")
+    recipe = tiny_recipe.recipe(batch_size=16, accumulate=2, optimizer=OPTIMIZER, epochs=1, executor="host")
     order = BatchOrder(num_images=tiny.IMAGES, batch_size=8, seed=recipe.seed)
     by_hand = make_module(recipe, EIGHT_BIT, order)
     dataset = ViewDataset(SOURCE, recipe.views, order, EIGHT_BIT)
     for step in range(2):  # gradients of the parts add up in .grad
-        views = canvases(dataset[step], recipe.views, by_hand.normalisation)
+        views = canvases(dataset[step], recipe.views, by_hand.normalize)
         by_hand.method(views, by_hand.progress(step)).loss.backward()
     rate = BASE_LR * 16 / 256 * 2 / 4
     expected = [p.detach() - rate * p.grad / 2 for p in by_hand.method.query_network.parameters()]
@@ -104,18 +104,18 @@ def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp
 def test_a_batch_in_parts_takes_the_rate_of_the_whole() -> None:
     order = BatchOrder(num_images=40, batch_size=8, seed=0)
     whole, parts = (
-        make_module(tiny_recipe.recipe(batch_size=16, accumulate=n, optimiser=OPTIMISER), EIGHT_BIT, order)
+        make_module(tiny_recipe.recipe(batch_size=16, accumulate=n, optimizer=OPTIMIZER), EIGHT_BIT, order)
         for n in (1, 2)
     )
     assert max(map(whole.learning_rate, range(20))) == max(map(parts.learning_rate, range(16))) == BASE_LR / 16
 
 
 def test_the_rate_may_drop_in_steps_and_the_decay_may_rise() -> None:
-    optimiser = OptimiserConfig(
+    optimizer = OptimizerConfig(
         name="adamw", base_lr=BASE_LR, drops=(1.0, 3.0), weight_decay=0.1, final_weight_decay=0.5
     )
     order = BatchOrder(num_images=40, batch_size=8, seed=0)
-    module = make_module(tiny_recipe.recipe(optimiser=optimiser), EIGHT_BIT, order)
+    module = make_module(tiny_recipe.recipe(optimizer=optimizer), EIGHT_BIT, order)
     peak = BASE_LR * 8 / 256
     expected = [peak] * 5 + [peak / 10] * 10 + [peak / 100] * 5
     assert [module.learning_rate(step) for step in range(20)] == pytest.approx(expected)
@@ -123,7 +123,7 @@ def test_the_rate_may_drop_in_steps_and_the_decay_may_rise() -> None:
     assert module.weight_decay(19) < 0.5
 
 
-def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimiser(
+def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[tuple[float, float, float]] = []
@@ -138,10 +138,10 @@ def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimiser(
         return result
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting_step)
-    optimiser = OptimiserConfig(
+    optimizer = OptimizerConfig(
         weight_decay=0.1, final_weight_decay=0.3, decay_norm_and_bias=False, clip_norm=0.01, base_lr=0.1
     )
-    module = train(tiny_recipe.recipe(optimiser=optimiser, epochs=1), tmp_path)
+    module = train(tiny_recipe.recipe(optimizer=optimizer, epochs=1), tmp_path)
     assert [decay for decay, _, _ in noted] == [module.weight_decay(step) for step in range(5)]
     assert {spared for _, spared, _ in noted} == {0.0}
     assert max(norm for _, _, norm in noted) == pytest.approx(0.01, rel=1e-3)

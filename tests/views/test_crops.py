@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from helpers import make_draws
+from helpers import make_rng
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ SIDES = st.integers(1, 3000)
 
 def draw(view: Crop, width: int, height: int, count: int = 1, seed: int = 0) -> Tiles:
     """Tiles for `count` images of one size."""
-    return view.plan(np.tile([width, height], (count, 1)), make_draws(count, seed=seed)).tiles
+    return view.plan(np.tile([width, height], (count, 1)), make_rng(count, seed=seed)).tiles
 
 
 def sides(tiles: Tiles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -59,7 +59,7 @@ def test_area_and_ratio_are_in_range_up_to_rounding(height: int, aspect: float, 
         ((30, 1000), (0, 480, 30, 520)),
     ],
 )
-def test_a_shape_that_no_crop_fits_gives_its_centre(size: tuple[int, int], box: tuple[int, ...]) -> None:
+def test_a_shape_that_no_crop_fits_gives_its_center(size: tuple[int, int], box: tuple[int, ...]) -> None:
     tiles = draw(Crop(scale=(0.9, 1.0), count=3), *size)
     assert tiles.crop.tolist() == [list(box)] * 3
 
@@ -88,14 +88,14 @@ def test_every_place_that_a_crop_fits_is_as_likely() -> None:
 
 
 def test_augmentations_happen_as_often_and_as_strongly_as_asked() -> None:
-    strength = Augmentation(flip=0.3, jitter=0.8, brightness=0.4, hue=0.1, grey=0.2, blur=0.5, solarise=0.25)
+    strength = Augmentation(flip=0.3, jitter=0.8, brightness=0.4, hue=0.1, gray=0.2, blur=0.5, solarize=0.25)
     tiles = draw(Crop(augmentation=strength), 64, 64, 4000)
     for happens, probability in [
         (tiles.flip, 0.3),
         (tiles.brightness != 1, 0.8),
-        (tiles.grey, 0.2),
+        (tiles.gray, 0.2),
         (tiles.sigma > 0, 0.5),
-        (tiles.solarise < 1, 0.25),
+        (tiles.solarize < 1, 0.25),
         (tiles.contrast_last, 0.5),
     ]:
         assert happens.mean() == pytest.approx(probability, abs=0.03)
@@ -116,7 +116,7 @@ def test_the_place_of_each_change_among_four_is_drawn_as_in_a_random_order() -> 
 
 def test_each_crop_of_each_image_is_one_whole_canvas() -> None:
     sizes = np.array([[80, 60], [50, 70]])
-    plan = Crop(size=32, count=3).plan(sizes, make_draws(2))
+    plan = Crop(size=32, count=3).plan(sizes, make_rng(2))
     assert plan.tiles.image.tolist() == plan.regions.source[:, 0].tolist() == [0, 0, 0, 1, 1, 1]
     assert plan.regions.boxes.tolist() == [[[0, 0, 32, 32]]] * 6
     assert plan.regions.weight.tolist() == [[1]] * 6
@@ -127,8 +127,8 @@ def test_each_crop_of_each_image_is_one_whole_canvas() -> None:
 
 def test_every_random_field_depends_on_the_image_alone() -> None:
     sizes = np.tile([80, 60], (6, 1))
-    whole = Crop(count=2).plan(sizes, make_draws(6)).tiles
-    last = Crop(count=2).plan(sizes[4:], make_draws(2, first=4)).tiles
+    whole = Crop(count=2).plan(sizes, make_rng(6)).tiles
+    last = Crop(count=2).plan(sizes[4:], make_rng(2, first=4)).tiles
     for field in fields(Tiles):
         if field.name != "image":
             np.testing.assert_array_equal(getattr(last, field.name), getattr(whole, field.name)[8:])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import EXECUTORS, UNCHANGED, exact_canvas, make_draws, painted, plan_for, textured
+from helpers import EXECUTORS, UNCHANGED, exact_canvas, make_rng, painted, plan_for, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
@@ -43,11 +43,11 @@ def erasing_box(view: RandomErasing, shares: list[float], aspects: list[float], 
 @pytest.mark.parametrize("side", [1, 7, 8, 30])
 def test_cutout_loses_a_square(side: int, probability: float) -> None:
     view, images = replace(CUTOUT, side=side, probability=probability), textured(12)
-    draws = make_draws(12)
-    happens, centre = draws.per_image("cutout")[:, 0, 0], draws.per_image("cutout centre", draws=2)[:, 0]
+    rng = make_rng(12)
+    happens, center = rng.per_image("cutout")[:, 0, 0], rng.per_image("cutout centre", rng=2)[:, 0]
     expected = exact_canvas(Crop(size=SIZE), images).pixels
     for canvas in np.flatnonzero(happens < probability):
-        x0, y0, x1, y1 = cutout_box(*centre[canvas], side)
+        x0, y0, x1, y1 = cutout_box(*center[canvas], side)
         expected[canvas, :, y0:y1, x0:x1] = 0
     torch.testing.assert_close(exact_canvas(view, images).pixels, expected, atol=1e-6, rtol=0)
 
@@ -56,10 +56,10 @@ def test_cutout_loses_a_square(side: int, probability: float) -> None:
 @pytest.mark.parametrize("area", [(0.02, 0.4), (0.5, 0.95)])
 def test_random_erasing_follows_its_algorithm(area: tuple[float, float], probability: float) -> None:
     view, images = replace(ERASING, area=area, probability=probability), textured(12)
-    draws = make_draws(12)
-    happens, fill = draws.per_image("erasing")[:, 0, 0], draws.per_image("erasing fill")[:, 0, 0]
+    rng = make_rng(12)
+    happens, fill = rng.per_image("erasing")[:, 0, 0], rng.per_image("erasing fill")[:, 0, 0]
     shares, aspects, corner = (
-        draws.per_image(f"erasing {name}", draws=count)[:, 0].tolist()
+        rng.per_image(f"erasing {name}", rng=count)[:, 0].tolist()
         for name, count in (("area", 20), ("aspect", 20), ("corner", 2))
     )
     expected = exact_canvas(Crop(size=SIZE), images).pixels
@@ -87,12 +87,12 @@ def test_boxes_lie_on_the_canvas_and_differ_between_images(seed: int, name: str)
 @pytest.mark.parametrize("name", VIEWS)
 def test_erasing_happens_as_often_as_it_should(name: str) -> None:
     view = replace(VIEWS[name], probability=0.3)
-    plan = view.plan(np.tile([40, 30], (4000, 1)), make_draws(4000))
+    plan = view.plan(np.tile([40, 30], (4000, 1)), make_rng(4000))
     assert (plan.erased.any(axis=1)).mean() == pytest.approx(0.3, abs=0.03)
 
 
 def test_values_of_random_erasing_are_uniform() -> None:
-    plan = ERASING.plan(np.tile([40, 30], (4000, 1)), make_draws(4000))
+    plan = ERASING.plan(np.tile([40, 30], (4000, 1)), make_rng(4000))
     assert kstest(plan.fill, "uniform").pvalue > 0.01
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import EXECUTORS, PLAIN, UNCHANGED, make_draws, on_device, on_host, plan_for, sizes_of, stack, textured
+from helpers import EXECUTORS, PLAIN, UNCHANGED, make_rng, on_device, on_host, plan_for, sizes_of, stack, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition, Plan, Tiles
 from smalti.views.render_device import render
 
-STRONG = Augmentation(solarise=0.2)
+STRONG = Augmentation(solarize=0.2)
 VIEWS = {
     "crop": Crop(size=32, augmentation=STRONG),
     "mosaic": Mosaic(tile_size=20, max_shift=11, augmentation=STRONG),
@@ -65,7 +65,7 @@ def test_deeper_images_keep_more_than_8_bits() -> None:
 
 def one_tile(view: Crop, image: NDArray[Any], **changes: Any) -> Plan:
     """The plan of one crop, every field of its tile that is not named set to no change."""
-    plan = replace(view, augmentation=PLAIN).plan(sizes_of([image]), make_draws(1, seed=3))
+    plan = replace(view, augmentation=PLAIN).plan(sizes_of([image]), make_rng(1, seed=3))
     return replace(plan, tiles=replace(plan.tiles, **{name: np.array([value]) for name, value in changes.items()}))
 
 
@@ -111,8 +111,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "richer": ({"saturation": 1.4}, lambda x: tv.adjust_saturation(x, 1.4)),
     "turned": ({"hue": 0.1}, lambda x: tv.adjust_hue(x, 0.1)),
     "turned back": ({"hue": -0.45}, lambda x: tv.adjust_hue(x, -0.45)),
-    "grey": ({"grey": True}, lambda x: tv.rgb_to_grayscale(x, 3)),
-    "solarised": ({"solarise": 128 / 255}, lambda x: tv.solarize(x, 128 / 255)),
+    "gray": ({"gray": True}, lambda x: tv.rgb_to_grayscale(x, 3)),
+    "solarized": ({"solarize": 128 / 255}, lambda x: tv.solarize(x, 128 / 255)),
 }
 
 
@@ -122,7 +122,7 @@ def test_each_change_is_torchvisions(changes: dict[str, Any], theirs: Callable[[
     plan = one_tile(Crop(size=48), image, **changes)
     expected = theirs(cropped(plan, image))
     assert (expected - cropped(plan, image)).abs().mean() > 0.01  # there is something to get wrong
-    luma = 2e-4 if {"contrast", "saturation", "grey"} & set(changes) else 1e-5  # torchvision writes 0.2989 for 0.299
+    luma = 2e-4 if {"contrast", "saturation", "gray"} & set(changes) else 1e-5  # torchvision writes 0.2989 for 0.299
     torch.testing.assert_close(on_device(plan, [image])[0], expected, atol=luma, rtol=0)
     torch.testing.assert_close(on_host(plan, [image])[0], expected, atol=max(luma, 1e-4), rtol=0)
 
@@ -140,9 +140,9 @@ def chain(tiles: Tiles, tile: int, x: Tensor) -> Tensor:
             x = tv.adjust_contrast(x, float(tiles.contrast[tile]))
         if tiles.saturation_last[tile] == last:
             x = tv.adjust_saturation(x, float(tiles.saturation[tile]))
-    if tiles.grey[tile]:
+    if tiles.gray[tile]:
         x = tv.rgb_to_grayscale(x, 3)
-    return tv.solarize(x, float(tiles.solarise[tile])) if tiles.solarise[tile] <= 1 else x
+    return tv.solarize(x, float(tiles.solarize[tile])) if tiles.solarize[tile] <= 1 else x
 
 
 def chain_difference(low: float, high: float, seed: int) -> Tensor:
@@ -165,9 +165,9 @@ def test_the_chain_of_changes_is_nearly_torchvisions_where_values_are_clamped() 
     assert torch.cat([chain_difference(0.0, 1.0, seed) for seed in range(40)]).mean() < 0.005
 
 
-def test_colours_are_left_alone_unless_there_are_three() -> None:
+def test_colors_are_left_alone_unless_there_are_three() -> None:
     image = textured(1, channels=5)[0]
-    plan = one_tile(Crop(size=32), image, brightness=1.4, grey=True, solarise=0.5)
+    plan = one_tile(Crop(size=32), image, brightness=1.4, gray=True, solarize=0.5)
     plain = one_tile(Crop(size=32), image)
     for run in EXECUTORS.values():
         torch.testing.assert_close(run(plan, [image]), run(plain, [image]), atol=0, rtol=0)

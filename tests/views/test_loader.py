@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import EIGHT_BIT, PLAIN, ListSource, colour, painted, textured
+from helpers import EIGHT_BIT, PLAIN, ListSource, color, painted, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def test_every_epoch_has_another_order() -> None:
 
 @pytest.mark.parametrize(("batch", "block"), [(256, 32), (96, 32), (60, 30), (8, 8), (7, 7), (74, 37), (22, 22)])
 def test_the_block_left_to_choose_divides_the_batch(batch: int, block: int) -> None:
-    assert BatchOrder(num_images=999, batch_size=batch, seed=0).deal_block == block
+    assert BatchOrder(num_images=999, batch_size=batch, seed=0).block_size == block
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -118,14 +118,14 @@ def test_regions_show_the_images_of_the_order() -> None:
     regions = batch.plans[0].regions
     for canvas, sources, boxes in zip(batch.pixels[0], regions.source, regions.boxes.int(), strict=True):
         for source, (x, y, _, _) in zip(sources.tolist(), boxes.tolist(), strict=True):
-            assert canvas[:, y, x].tolist() == colour(int(indices[source])).tolist()
-            np.testing.assert_array_equal(dataset.image(1, source)[0, 0], colour(int(indices[source])))
+            assert canvas[:, y, x].tolist() == color(int(indices[source])).tolist()
+            np.testing.assert_array_equal(dataset.image(1, source)[0, 0], color(int(indices[source])))
 
 
 def shown_images(batch: Batch) -> list[int]:
     """Of painted images, one on each canvas."""
-    colours = {tuple(colour(image).tolist()): image for image in range(200)}
-    return [colours[tuple(canvas[:, 0, 0].tolist())] for canvas in batch.pixels[0]]
+    colors = {tuple(color(image).tolist()): image for image in range(200)}
+    return [colors[tuple(canvas[:, 0, 0].tolist())] for canvas in batch.pixels[0]]
 
 
 PLAIN_CROP = [Crop(size=8, augmentation=PLAIN)]

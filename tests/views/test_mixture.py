@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from helpers import EXECUTORS, NO_DATA, PLAIN, UNCHANGED, colour, exact_canvas, make_draws, painted, plan_for, textured
+from helpers import EXECUTORS, NO_DATA, PLAIN, UNCHANGED, color, exact_canvas, make_rng, painted, plan_for, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta as beta_distribution
@@ -58,14 +58,14 @@ def equations_4_and_5(view: Mixture, images: Tensor, own: int, others: list[int]
 
 
 def mixture_by_the_paper(view: Mixture, crops: Tensor, plan: MixturePlan, count: int, block: int, seed: int) -> Tensor:
-    draws = make_draws(count, block, seed=seed)
-    globally = draws.per_canvas("global", count)[:, 0] < view.global_probability
-    blends = equation_3(view, crops, plan.layers[:, :-1], draws.per_canvas("alpha", count, view.global_images - 1))
+    rng = make_rng(count, block, seed=seed)
+    globally = rng.per_canvas("global", count)[:, 0] < view.global_probability
+    blends = equation_3(view, crops, plan.layers[:, :-1], rng.per_canvas("alpha", count, view.global_images - 1))
     images = torch.where(torch.from_numpy(globally)[:, None, None, None], blends, crops)
     steps = view.region_images - 1
-    u, v, share = (draws.per_canvas(name, count, steps) for name in ("box x", "box y", "free"))
+    u, v, share = (rng.per_canvas(name, count, steps) for name in ("box x", "box y", "free"))
     mixed = images.clone()
-    for own in np.flatnonzero(draws.per_canvas("region", count)[:, 0] < view.region_probability).tolist():
+    for own in np.flatnonzero(rng.per_canvas("region", count)[:, 0] < view.region_probability).tolist():
         free = beta_distribution.ppf(share[own], view.region_beta, view.region_beta)
         boxes = [box_of(free[step], u[own, step], v[own, step], SIZE) for step in range(steps)]
         mixed[own] = equations_4_and_5(view, images, own, plan.pasted[own].tolist(), boxes)
@@ -113,7 +113,7 @@ def test_a_blend_is_made_of_parts_that_add_up_to_one(seed: int) -> None:
 
 def test_the_last_image_dominates() -> None:
     view = Mixture(size=8, global_probability=1)
-    weights = view.plan(np.tile([40, 30], (3000, 1)), make_draws(3000, 6)).weights
+    weights = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 6)).weights
     # alpha_k is uniform: the parts of I_1 ... I_4 are 1/8, 1/8, 1/4, 1/2 on average.
     np.testing.assert_allclose(weights.mean(axis=0), [1 / 8, 1 / 8, 1 / 4, 1 / 2], atol=0.02)
     assert kstest(weights[:, -1], "uniform").pvalue > 0.01
@@ -121,14 +121,14 @@ def test_the_last_image_dominates() -> None:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 @given(seed=SEEDS)
-def test_regions_have_the_colours_of_their_images(executor: str, seed: int) -> None:
+def test_regions_have_the_colors_of_their_images(executor: str, seed: int) -> None:
     images = painted(8)
     plan = plan_for(REGIONS, images, seed=seed)
     pixels = finish(REGIONS, plan, EXECUTORS[executor](plan, images), UNCHANGED).pixels * 255
     for canvas in range(8):
-        expected = torch.from_numpy(colour(canvas)).float()[:, None, None].repeat(1, SIZE, SIZE)
+        expected = torch.from_numpy(color(canvas)).float()[:, None, None].repeat(1, SIZE, SIZE)
         for other, (x0, y0, x1, y1) in zip(plan.pasted[canvas], plan.boxes[canvas], strict=True):
-            expected[:, y0:y1, x0:x1] = torch.from_numpy(colour(other))[:, None, None]
+            expected[:, y0:y1, x0:x1] = torch.from_numpy(color(other))[:, None, None]
         torch.testing.assert_close(pixels[canvas], expected, atol=1e-3, rtol=0)
 
 
@@ -141,8 +141,8 @@ def test_the_context_decays_and_the_boxes_do_not() -> None:
     for canvas, (x0, y0, x1, y1) in enumerate(plan.boxes[:, 0].tolist()):
         if x1 > x0 > 0 and y1 > y0:
             corners += 1
-            assert pixels[canvas, :, 0, 0].tolist() == pytest.approx((colour(canvas) / 4).tolist(), abs=1e-3)
-            pasted = colour(int(plan.pasted[canvas, 0])).tolist()
+            assert pixels[canvas, :, 0, 0].tolist() == pytest.approx((color(canvas) / 4).tolist(), abs=1e-3)
+            pasted = color(int(plan.pasted[canvas, 0])).tolist()
             assert pixels[canvas, :, y0, x0].tolist() == pytest.approx(pasted, abs=1e-3)
     assert corners
 
@@ -158,7 +158,7 @@ def test_probability_0_is_the_crop_and_1_always_mixes() -> None:
 
 def test_mixtures_happen_as_often_as_they_should() -> None:
     view = replace(BOTH, global_probability=0.3, region_probability=0.1)
-    plan = view.plan(np.tile([40, 30], (4000, 1)), make_draws(4000, 8))
+    plan = view.plan(np.tile([40, 30], (4000, 1)), make_rng(4000, 8))
     globally, by_regions = plan.weights[:, -1] < 1, plan.context < 1
     assert globally.mean() == pytest.approx(0.3, abs=0.03)
     assert by_regions.mean() == pytest.approx(0.1, abs=0.02)
@@ -213,9 +213,9 @@ def test_the_order_of_memory_is_kept() -> None:
 # Un-Mix
 
 
-def unmix_by_the_code(crops: Tensor, own: int, other: int, draws: np.ndarray, blended: bool) -> tuple[Tensor, float]:
+def unmix_by_the_code(crops: Tensor, own: int, other: int, rng: np.ndarray, blended: bool) -> tuple[Tensor, float]:
     """The mixed canvas and lambda, as the released demonstration describes them; draws of lambda, box x and box y."""
-    alpha, free, u, v = draws.tolist()
+    alpha, free, u, v = rng.tolist()
     if blended:
         return alpha * crops[own] + (1 - alpha) * crops[other], alpha
     x0, y0, x1, y1 = box_of(free, u, v, SIZE)
@@ -231,9 +231,9 @@ def test_unmix_mixes_the_very_crops_of_another_view(probability: float, block: i
     view, images = UnMix(size=SIZE, of=of, global_probability=probability), textured(12)
     canvas = exact_canvas(view, images, block=block, view=2)
     crops = exact_canvas(CROP, images, block=block, view=of).pixels
-    draws = make_draws(12, block, view=2)
-    blended = draws.per_canvas("global", 12)[:, 0] < probability
-    numbers = np.hstack([draws.per_canvas(name, 12) for name in ("alpha", "free", "box x", "box y")])
+    rng = make_rng(12, block, view=2)
+    blended = rng.per_canvas("global", 12)[:, 0] < probability
+    numbers = np.hstack([rng.per_canvas(name, 12) for name in ("alpha", "free", "box x", "box y")])
     for own in range(12):
         other = own // block * block + (block - 1 - own % block)
         expected, part = unmix_by_the_code(crops, own, other, numbers[own], bool(blended[own]))
@@ -262,7 +262,7 @@ def test_unmix_has_two_whole_regions_whose_weights_average_one() -> None:
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 def test_lambda_follows_its_beta_distribution(beta: float) -> None:
     view = UnMix(size=SIZE, global_probability=1, beta=beta)
-    part = view.plan(np.tile([40, 30], (3000, 1)), make_draws(3000, 8)).regions.weight[:, 0] / 2
+    part = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 8)).regions.weight[:, 0] / 2
     assert kstest(part.numpy(), beta_distribution(beta, beta).cdf).pvalue > 0.01
 
 
@@ -272,7 +272,7 @@ def test_the_loss_of_unmix_is_lambda_times_the_loss_of_either_order() -> None:
     views = [CROP, CROP, UnMix(size=SIZE)]
     first, second, mixed = (exact_canvas(view, images, view=number) for number, view in enumerate(views))
     backbone = BackboneConfig(name="resnet18", stem="stride8", options={"layers": [1] * 4, "channels": [8] * 4})
-    method = MoCoConfig(queue=16, norm_group=0).build(backbone, NO_DATA).double()
+    method = MoCoConfig(queue=16, shuffle_bn_group=0).build(backbone, NO_DATA).double()
     negatives = method.queue.keys.clone()
     normalize = torch.nn.functional.normalize
     with torch.no_grad():

@@ -13,9 +13,9 @@ from helpers import (
     PLAIN,
     UNCHANGED,
     ListSource,
-    colour,
+    color,
     exact_canvas,
-    make_draws,
+    make_rng,
     on_device,
     on_host,
     painted,
@@ -50,7 +50,7 @@ def dealings(draw: st.DrawFn) -> tuple[Montage, int, int, int]:
 
 
 def plan_of(view: Montage, images: int, block: int = 0, seed: int = 0, step: int = 0) -> Plan:
-    return view.plan(np.tile([40, 30], (images, 1)), make_draws(images, block, seed=seed, step=step))
+    return view.plan(np.tile([40, 30], (images, 1)), make_rng(images, block, seed=seed, step=step))
 
 
 @given(dealings())
@@ -98,7 +98,7 @@ def test_a_regions_pixels_are_its_sources(executor: str, dealing: tuple[Montage,
     expected = torch.zeros_like(canvases)
     for canvas, sources, boxes in zip(expected, plan.regions.source, plan.regions.boxes.int(), strict=True):
         for source, (x0, y0, x1, y1) in zip(sources.tolist(), boxes.tolist(), strict=True):
-            canvas[:, y0:y1, x0:x1] = torch.from_numpy(colour(source))[:, None, None]
+            canvas[:, y0:y1, x0:x1] = torch.from_numpy(color(source))[:, None, None]
     torch.testing.assert_close(canvases, expected, atol=0, rtol=0)
 
 
@@ -120,8 +120,8 @@ def test_dealing_differs_between_blocks_between_steps_and_between_rounds(seed: i
     first, second = plan.regions.source.reshape(2, -1) - torch.tensor([[0], [12]])
     assert (first != second).any()
     assert (first != plan_of(view, 24, 12, seed, step=1).regions.source.reshape(2, -1)[0]).any()
-    neighbours = [[set(canvas) for canvas in part.reshape(3, 4).tolist()] for part in first.reshape(2, -1)]
-    assert sorted(map(sorted, neighbours[0])) != sorted(map(sorted, neighbours[1]))
+    neighbors = [[set(canvas) for canvas in part.reshape(3, 4).tolist()] for part in first.reshape(2, -1)]
+    assert sorted(map(sorted, neighbors[0])) != sorted(map(sorted, neighbors[1]))
 
 
 def test_an_image_comes_to_any_cell_of_any_canvas_as_likely() -> None:
@@ -138,7 +138,7 @@ def test_each_crop_of_an_image_has_its_own_draw() -> None:
 
 
 def test_level_0_is_a_crop() -> None:
-    settings: dict[str, Any] = {"size": 16, "scale": (0.2, 1.0), "augmentation": Augmentation(solarise=0.2)}
+    settings: dict[str, Any] = {"size": 16, "scale": (0.2, 1.0), "augmentation": Augmentation(solarize=0.2)}
     view, crop = Montage(level=0, **settings), Crop(**settings)
     images = textured(6)
     here, there = (on_host(plan_for(each, images), images) for each in (view, crop))
@@ -190,20 +190,20 @@ def test_blurring_and_then_shrinking_is_nearly_the_same(level: int) -> None:
 
 @pytest.mark.parametrize("smooth", [0.5, 0.75])
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_smoothing_fades_every_tile_away_from_its_centre(level: int, smooth: float) -> None:
+def test_smoothing_fades_every_tile_away_from_its_center(level: int, smooth: float) -> None:
     view = Montage(size=36, level=level, smooth=smooth, augmentation=PLAIN)
     images = textured(16)
     plain, faded = (exact_canvas(each, images).pixels for each in (replace(view, smooth=0.0), view))
     side = view.tile_size
     for y, x in np.ndindex(36, 36):
-        from_centre = [(place % side + 0.5 - side / 2) / (smooth * side) for place in (y, x)]
-        mask = np.exp(-0.5 * from_centre[0] ** 2) * np.exp(-0.5 * from_centre[1] ** 2)
+        from_center = [(place % side + 0.5 - side / 2) / (smooth * side) for place in (y, x)]
+        mask = np.exp(-0.5 * from_center[0] ** 2) * np.exp(-0.5 * from_center[1] ** 2)
         torch.testing.assert_close(faded[:, :, y, x], plain[:, :, y, x] * mask, atol=1e-6, rtol=0)
 
 
 VIEWS: dict[str, Montage] = {
-    "level 1": Montage(size=40, level=1, augmentation=Augmentation(solarise=0.2)),
-    "level 2, smooth": Montage(size=64, level=2, repeats=4, smooth=0.5, augmentation=Augmentation(solarise=0.2)),
+    "level 1": Montage(size=40, level=1, augmentation=Augmentation(solarize=0.2)),
+    "level 2, smooth": Montage(size=64, level=2, repeats=4, smooth=0.5, augmentation=Augmentation(solarize=0.2)),
 }
 
 
@@ -214,8 +214,8 @@ def test_executors_agree(view: Montage, channels: int, seed: int) -> None:
     """Within what tests/views/test_executors.py states."""
     images = textured(4, channels, seed=seed % 1000)
     plan = plan_for(view, images, seed=seed)
-    normalisation = replace(UNCHANGED, mean=(0.0,) * channels, std=(1.0,) * channels)
-    apart = [finish(view, plan, run(plan, images), normalisation).pixels for run in (on_host, on_device)]
+    normalize = replace(UNCHANGED, mean=(0.0,) * channels, std=(1.0,) * channels)
+    apart = [finish(view, plan, run(plan, images), normalize).pixels for run in (on_host, on_device)]
     assert (apart[0] - apart[1]).abs().mean() < 0.004
     assert (apart[0] - apart[1]).abs().max() < 0.08
     deep = [image.astype(np.float32) / 255 for image in images]
@@ -246,7 +246,7 @@ def test_a_block_that_does_not_fill_its_canvases_is_refused(level: int, repeats:
     with pytest.raises(UserError, match="whole number of montages"):
         view.check_block(block)
     with pytest.raises(UserError, match="whole number of montages"):
-        view.plan(sizes_of(painted(block)), make_draws(block))
+        view.plan(sizes_of(painted(block)), make_rng(block))
     multiple = 4**level // repeats
     view.check_block(multiple)
     with pytest.raises(UserError, match=f"a multiple of {multiple}"):

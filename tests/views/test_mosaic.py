@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import EXECUTORS, PLAIN, UNCHANGED, colour, make_draws, on_device, painted, plan_for, textured
+from helpers import EXECUTORS, PLAIN, UNCHANGED, color, make_rng, on_device, painted, plan_for, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import beta, chisquare, kstest, kstwo
 
 from smalti.errors import UserError
-from smalti.views.finish import Normalisation, finish
+from smalti.views.finish import Normalize, finish
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Plan
 
 SEEDS = st.integers(0, 2**40)
-NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @st.composite
@@ -32,7 +32,7 @@ def dealings(draw: st.DrawFn) -> tuple[Mosaic, int, int, int]:
 
 
 def plan_of(view: Mosaic, images: int, block: int = 0, seed: int = 0) -> Plan:
-    return view.plan(np.tile([40, 30], (images, 1)), make_draws(images, block, seed=seed))
+    return view.plan(np.tile([40, 30], (images, 1)), make_rng(images, block, seed=seed))
 
 
 @given(dealings())
@@ -52,7 +52,7 @@ def test_dealing_differs_between_blocks_and_between_steps(seed: int) -> None:
     view = Mosaic(tile_size=8, max_shift=0)
     first, second = plan_of(view, 24, 12, seed).slots.reshape(2, -1) - np.array([[0], [48]])
     assert (first != second).any()
-    later = view.plan(np.tile([40, 30], (24, 1)), make_draws(24, 12, seed=seed, step=1))
+    later = view.plan(np.tile([40, 30], (24, 1)), make_rng(24, 12, seed=seed, step=1))
     assert (first != later.slots.reshape(2, -1)[0]).any()
 
 
@@ -76,7 +76,7 @@ def test_a_regions_pixels_are_its_sources_and_all_else_is_empty(
     expected = torch.zeros_like(canvases)
     for canvas, sources, boxes in zip(expected, plan.regions.source, plan.regions.boxes.int(), strict=True):
         for source, (x0, y0, x1, y1) in zip(sources.tolist(), boxes.tolist(), strict=True):
-            canvas[:, y0:y1, x0:x1] = torch.from_numpy(colour(source))[:, None, None]
+            canvas[:, y0:y1, x0:x1] = torch.from_numpy(color(source))[:, None, None]
     torch.testing.assert_close(canvases, expected, atol=0, rtol=0)
 
 
@@ -132,7 +132,7 @@ def test_noise_takes_the_place_of_the_other_images() -> None:
     for canvas, (x0, y0, x1, y1) in enumerate(plan.regions.boxes[:, 0].int().tolist()):
         outside[canvas, y0:y1, x0:x1] = False
         inside = canvases["device"][canvas, :, y0:y1, x0:x1] * 255
-        expected = torch.from_numpy(colour(canvas // 4)).float()[:, None, None].expand_as(inside)
+        expected = torch.from_numpy(color(canvas // 4)).float()[:, None, None].expand_as(inside)
         torch.testing.assert_close(inside, expected, atol=1e-3, rtol=0)
     noise = canvases["host"].permute(0, 2, 3, 1)[outside].numpy()  # (16 * 64 * 64 * 3/4, 3)
     torch.testing.assert_close(canvases["host"], canvases["device"], atol=1e-6, rtol=0)
@@ -147,7 +147,7 @@ def test_noise_also_fills_what_jitter_uncovers() -> None:
     plan = plan_for(view, images)
     pixels = finish(view, plan, on_device(plan, images), UNCHANGED).pixels
     assert plan.offset.any()
-    assert (pixels != 0).all()  # no painted colour has a zero, nor has noise
+    assert (pixels != 0).all()  # no painted color has a zero, nor has noise
 
 
 @pytest.mark.parametrize("images", [3, 8])
@@ -170,8 +170,8 @@ def test_a_resized_mosaic_keeps_its_proportions() -> None:
 
 
 def mosaic_by_the_paper(plan: Plan, images: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Section 2.2, pixel by pixel: crop and resize, compose, shift; what is uncovered is 0 after normalisation."""
-    size, side, mean, std = plan.tile_size, plan.canvas_size, *map(np.array, (NORMALISATION.mean, NORMALISATION.std))
+    """Section 2.2, pixel by pixel: crop and resize, compose, shift; what is uncovered is 0 after normalization."""
+    size, side, mean, std = plan.tile_size, plan.canvas_size, *map(np.array, (NORMALIZE.mean, NORMALIZE.std))
     canvases = np.zeros((plan.num_canvases, 3, side, side))
     for canvas, row, column in np.ndindex(plan.slots.shape):
         tile = plan.slots[canvas, row, column]
@@ -193,7 +193,7 @@ def test_the_view_equals_the_papers(tiles: int, flip: float) -> None:
     view = Mosaic(tile_size=9, tiles=tiles, max_shift=7, augmentation=replace(PLAIN, flip=flip))
     images = [image / 255.0 for image in textured(9)]
     plan = plan_for(view, images, seed=tiles)
-    pixels = finish(view, plan, on_device(plan, images), NORMALISATION).pixels
+    pixels = finish(view, plan, on_device(plan, images), NORMALIZE).pixels
     assert pixels.dtype == torch.float64
     assert plan.offset.any()
     np.testing.assert_allclose(pixels.numpy(), mosaic_by_the_paper(plan, images), atol=1e-6, rtol=0)

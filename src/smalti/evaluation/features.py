@@ -1,7 +1,7 @@
 """Features of every image of a source, extracted once; what the probes read and what `embed` writes.
 
 Each image becomes a square of S pixels as in the papers: the shorter side is resized to S / crop_fraction (antialiased,
-bilinear, S * 256 / 224 by default), then the centre is cut out. An image that is S x S already is taken as it is.
+bilinear, S * 256 / 224 by default), then the center is cut out. An image that is S x S already is taken as it is.
 """
 
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ class FeatureSet:
 
     Attributes:
         features: (N, D) float32.
-        labels: (N,) int64, indices into `class_names`; None when unlabelled.
+        labels: (N,) int64, indices into `class_names`; None when unlabeled.
         names: N names that the user can find the images by.
-        class_names: empty when unlabelled.
+        class_names: empty when unlabeled.
         skipped: (name, reason) of each image that could not be used; none of the above has an entry for it.
     """
 
@@ -49,7 +49,7 @@ class FeatureSet:
         return len(self.features)
 
     def save(self, path: str | Path) -> None:
-        """Write an `.npz` with arrays `features`, `labels` (absent when unlabelled), `names`, `class_names`, `skipped`.
+        """Write an `.npz` with arrays `features`, `labels` (absent when unlabeled), `names`, `class_names`, `skipped`.
 
         Raises:
             UserError: the path does not end in ".npz".
@@ -151,7 +151,7 @@ def prepare(image: np.ndarray, size: int, resize: int) -> Tensor:
     Args:
         image: (H, W, C), uint8, uint16 or float32.
         size: side of the result in pixels.
-        resize: what the shorter side is resized to before the centre is cut out; `size` or more.
+        resize: what the shorter side is resized to before the center is cut out; `size` or more.
 
     Returns:
         (C, size, size) in the image's value range, uint8 for uint8 and float32 for all else.

@@ -33,5 +33,5 @@ def assert_frozen(module: nn.Module) -> Iterator[None]:
     if weights_digest(module) != before:
         raise RuntimeError(
             "the network changed while it was being evaluated; is a batch norm in training mode, or its weights in "
-            "an optimiser?"
+            "an optimizer?"
         )

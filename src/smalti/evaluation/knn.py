@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space: the quickest score of an encoder, with nothing to train.
+"""Nearest neighbors in feature space: the quickest score of an encoder, with nothing to train.
 
 Legend: N queries, M features in the bank, D their dimension, C classes.
 """
@@ -23,14 +23,14 @@ class KnnProbe:
     """Each of the k most similar features of the bank votes for its class.
 
     Similarity is the cosine. A weighted vote counts exp(similarity / temperature) (Wu et al., CVPR 2018); a plain
-    one counts 1. Of classes with equally many votes, the one with the nearest neighbour wins.
+    one counts 1. Of classes with equally many votes, the one with the nearest neighbor wins.
 
     The bank is kept as it is given, not copied. Memory beyond it: about 4 * query_chunk * (bank_chunk + C) bytes for
-    similarities and votes, 4 * D * (N + bank_chunk) for normalised features and 12 * k * N for the neighbours.
+    similarities and votes, 4 * D * (N + bank_chunk) for normalized features and 12 * k * N for the neighbors.
 
     Args:
-        k: neighbours, 1 to M.
-        weighted: whether nearer neighbours count more.
+        k: neighbors, 1 to M.
+        weighted: whether nearer neighbors count more.
         temperature: of the weighted vote, above 0; the smaller, the more the nearest decides.
         query_chunk: queries compared at a time; changes memory, not results.
         bank_chunk: features of the bank compared at a time; changes memory, not results.
@@ -66,7 +66,7 @@ class KnnProbe:
         """Take the bank.
 
         Args:
-            features: (M, D) of any float type, not normalised.
+            features: (M, D) of any float type, not normalized.
             labels: (M,) integers.
 
         Raises:
@@ -77,7 +77,7 @@ class KnnProbe:
             raise UserError(f"{len(labels)} labels for {len(self._bank)} features", "one each", "pass both of one set")
         if not 1 <= self.k <= len(self._bank):
             raise UserError(
-                f"k={self.k} for a bank of {len(self._bank)}", f"1 to {len(self._bank)}", "ask for fewer neighbours"
+                f"k={self.k} for a bank of {len(self._bank)}", f"1 to {len(self._bank)}", "ask for fewer neighbors"
             )
         if self.temperature <= 0:
             raise UserError(f"temperature={self.temperature}", "a number above 0", "try 0.07")
@@ -87,7 +87,7 @@ class KnnProbe:
 
     def predict(self, features: Array) -> np.ndarray:
         """(N, D) -> (N,) labels."""
-        return self._vote(*self._neighbours(features, self.k))
+        return self._vote(*self._neighbors(features, self.k))
 
     def score(self, features: Array, labels: Array) -> float:
         """Share of the (N, D) features whose predicted class is the one in labels (N,), 0 to 1."""
@@ -98,15 +98,15 @@ class KnnProbe:
 
         Args:
             features: (N, D).
-            k: neighbours a query, 1 to M; the probe's own unless given.
+            k: neighbors a query, 1 to M; the probe's own unless given.
 
         Returns:
             (similarities, indices), (N, k) float32 cosines and (N, k) int64 rows of the bank.
         """
-        similarities, indices = self._neighbours(features, k or self.k)
+        similarities, indices = self._neighbors(features, k or self.k)
         return similarities.cpu().numpy(), indices.cpu().numpy()
 
-    def _neighbours(self, features: Array, k: int) -> tuple[Tensor, Tensor]:
+    def _neighbors(self, features: Array, k: int) -> tuple[Tensor, Tensor]:
         queries = F.normalize(_checked(features).to(self.device, torch.float32), dim=1)  # (N, D)
         if queries.shape[1] != self._bank.shape[1]:
             raise UserError(
@@ -116,18 +116,18 @@ class KnnProbe:
             )
         best = torch.full((len(queries), k), -torch.inf, device=queries.device)
         where = torch.zeros(best.shape, dtype=torch.long, device=queries.device)
-        # The bank outside, so that each of its blocks is moved and normalised once.
-        for start, block in self._normalised_blocks():
+        # The bank outside, so that each of its blocks is moved and normalized once.
+        for start, block in self._normalized_blocks():
             for rows in _slices(len(queries), self.query_chunk):
                 similar, index = (queries[rows] @ block.T).topk(min(k, len(block)), dim=1)
                 similar = torch.cat([best[rows], similar], dim=1)
                 index = torch.cat([where[rows], index + start], dim=1)
                 best[rows], order = similar.topk(k, dim=1)
                 where[rows] = index.gather(1, order)
-            del block  # before the next one is normalised
+            del block  # before the next one is normalized
         return best, where
 
-    def _normalised_blocks(self) -> Iterator[tuple[int, Tensor]]:
+    def _normalized_blocks(self) -> Iterator[tuple[int, Tensor]]:
         for rows in _slices(len(self._bank), self.bank_chunk):
             yield rows.start, F.normalize(self._bank[rows].to(self.device, torch.float32), dim=1)
 
@@ -140,7 +140,7 @@ class KnnProbe:
                 # Less the nearest's, so that no temperature overflows; the order of the classes stays.
                 weights = torch.exp((similarities[rows] - similarities[rows, :1]) / self.temperature)
             votes = weights.new_zeros(len(weights), len(self.classes_)).scatter_add_(1, codes[rows], weights)
-            # Neighbours run from near to far and argmax takes the first, so ties go to the nearest.
+            # Neighbors run from near to far and argmax takes the first, so ties go to the nearest.
             first = votes.gather(1, codes[rows]).argmax(dim=1, keepdim=True)
             winners[rows] = codes[rows].gather(1, first)[:, 0]
         return self.classes_[winners.cpu().numpy()]
@@ -158,9 +158,9 @@ def knn_scores(
     """Accuracies of several k from one search for the largest.
 
     Args:
-        train: the bank, labelled.
-        test: the queries, labelled, of the same classes.
-        ks: neighbours; `PAPER_KS` as far as the bank reaches unless given.
+        train: the bank, labeled.
+        test: the queries, labeled, of the same classes.
+        ks: neighbors; `PAPER_KS` as far as the bank reaches unless given.
         weighted: as in `KnnProbe`.
         temperature: as in `KnnProbe`.
         device: as in `KnnProbe`.
@@ -169,12 +169,12 @@ def knn_scores(
         {k: share of test images classified correctly, 0 to 1}.
 
     Raises:
-        UserError: a set is unlabelled, the classes differ, or a k is larger than the bank.
+        UserError: a set is unlabeled, the classes differ, or a k is larger than the bank.
     """
     train_labels, test_labels = matching_labels(train, test)
     ks = tuple(k for k in PAPER_KS if k <= len(train)) if ks is None else tuple(ks)
     probe = KnnProbe(k=max(ks), weighted=weighted, temperature=temperature, device=device)
-    similarities, indices = probe.fit(train.features, train_labels)._neighbours(test.features, max(ks))
+    similarities, indices = probe.fit(train.features, train_labels)._neighbors(test.features, max(ks))
     return {k: float((probe._vote(similarities[:, :k], indices[:, :k]) == test_labels).mean()) for k in ks}
 
 

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, trained with the papers' optimisers.
+"""A linear classifier on frozen features, trained with the papers' optimizers.
 
 Legend: N features, D their dimension, C classes, B a batch.
 """
@@ -16,17 +16,17 @@ from smalti.errors import UserError
 Array = np.ndarray | Tensor
 
 _LEAST_STD = 1e-6  # a dimension that never changes becomes 0, not a division by nothing
-_BLOCK = 65536  # features standardised at a time when the statistics are measured
+_BLOCK = 65536  # features standardized at a time when the statistics are measured
 
 
 class LinearProbe:
     """Softmax regression by SGD with momentum: linear evaluation as in MosRep (ICLR 2023), on extracted features.
 
-    It sees each image as one centre crop, where the papers draw a new crop and flip every epoch; expect somewhat less
+    It sees each image as one center crop, where the papers draw a new crop and flip every epoch; expect somewhat less
     than with augmentation on large sets.
 
     The defaults are not the paper's: plain features of different encoders differ in size and correlation, so that one
-    rate under-fits some and makes others diverge. Standardised, a tenth of its rate is stable up to the widths of
+    rate under-fits some and makes others diverge. Standardized, a tenth of its rate is stable up to the widths of
     common encoders. `paper()` has the published settings.
 
     The problem is convex, so weights start at zero; the seed only orders the batches. Same seed, same device, same
@@ -39,7 +39,7 @@ class LinearProbe:
         momentum: of SGD.
         weight_decay: of SGD, on weight and bias.
         milestones: epochs at which the rate falls to a tenth; a cosine to zero over all steps where there are none.
-        normalise: "none" leaves features as they are; "standardise" scales each to length 1, then each dimension to
+        normalize: "none" leaves features as they are; "standardize" scales each to length 1, then each dimension to
             mean 0 and deviation 1 over the training set.
         seed: orders the batches.
         device: where to train.
@@ -48,7 +48,7 @@ class LinearProbe:
         weight_: (C, D) float32.
         bias_: (C,) float32.
         classes_: (C,) the distinct labels, sorted.
-        mean_, std_: (D,) what standardises; None with "none".
+        mean_, std_: (D,) what standardizes; None with "none".
         losses_: mean cross-entropy of each epoch, in nats.
 
     Example:
@@ -66,7 +66,7 @@ class LinearProbe:
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         milestones: tuple[int, ...] = (),
-        normalise: Literal["none", "standardise"] = "standardise",
+        normalize: Literal["none", "standardize"] = "standardize",
         seed: int = 0,
         device: str | torch.device = "cpu",
     ) -> None:
@@ -76,14 +76,14 @@ class LinearProbe:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.milestones = milestones
-        self.normalise = normalise
+        self.normalize = normalize
         self.seed = seed
         self.device = device
 
     @classmethod
     def paper(cls, *, seed: int = 0, device: str | torch.device = "cpu") -> "LinearProbe":
         """MosRep's linear evaluation but for augmentation: 90 epochs, batch 1024, rate 0.1, plain features."""
-        return cls(learning_rate=0.1, normalise="none", seed=seed, device=device)
+        return cls(learning_rate=0.1, normalize="none", seed=seed, device=device)
 
     @classmethod
     def semi_supervised(cls, *, seed: int = 0, device: str | torch.device = "cpu") -> "LinearProbe":
@@ -94,7 +94,7 @@ class LinearProbe:
             learning_rate=0.01,
             weight_decay=5e-4,
             milestones=(15, 30),
-            normalise="standardise",
+            normalize="standardize",
             seed=seed,
             device=device,
         )
@@ -140,7 +140,7 @@ class LinearProbe:
 
     def _statistics(self, data: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Mean and deviation of each dimension of the unit-length features, from one pass in float64."""
-        if self.normalise == "none":
+        if self.normalize == "none":
             return None, None
         total = torch.zeros(data.shape[1], dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(total)
@@ -164,13 +164,13 @@ class LinearProbe:
         bias = torch.zeros(len(self.classes_), device=self.device, requires_grad=True)
         batch = min(self.batch_size, len(data))
         steps = math.ceil(len(data) / batch)
-        optimiser = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             [weight, bias],
             lr=self.learning_rate * batch / 256,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
         )
-        schedule = self._schedule(optimiser, steps)
+        schedule = self._schedule(optimizer, steps)
         shuffle = torch.Generator().manual_seed(self.seed)
         self.losses_: list[float] = []
         for epoch in range(self.epochs):
@@ -178,9 +178,9 @@ class LinearProbe:
             for rows in torch.randperm(len(data), generator=shuffle).split(batch):
                 ready = self._ready(data[rows.to(data.device)])
                 loss = F.cross_entropy(F.linear(ready, weight, bias), codes[rows].to(self.device))
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
                 schedule.step()
                 total += loss.detach() * len(rows)
             self.losses_.append(float(total) / len(data))
@@ -188,13 +188,13 @@ class LinearProbe:
                 raise UserError(
                     f"a loss that diverged in epoch {epoch}",
                     f"a learning rate below {self.learning_rate} for these features",
-                    'lower it, or use normalise="standardise"',
+                    'lower it, or use normalize="standardize"',
                 )
         return weight.detach(), bias.detach()
 
-    def _schedule(self, optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
         """The rate of each step, `steps` of them an epoch."""
         if self.milestones:
             starts = [epoch * steps for epoch in self.milestones]
-            return torch.optim.lr_scheduler.MultiStepLR(optimiser, starts, gamma=0.1)
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.epochs * steps)
+            return torch.optim.lr_scheduler.MultiStepLR(optimizer, starts, gamma=0.1)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * steps)

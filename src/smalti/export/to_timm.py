@@ -20,7 +20,7 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: the encoder splits colours, the path ends otherwise.
+        UserError: the encoder splits colors, the path ends otherwise.
         RuntimeError: timm's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)

@@ -27,7 +27,7 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: the encoder splits colours, torchvision has no such network, or the path ends otherwise.
+        UserError: the encoder splits colors, torchvision has no such network, or the path ends otherwise.
         RuntimeError: torchvision's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)

@@ -24,7 +24,7 @@ class ExportReport:
     Attributes:
         path: the weights; the same name with `.json` beside it holds the snippet and how to feed the network.
         max_abs_difference: between the encoder's features and those of the network that the snippet builds.
-        snippet: Python that builds `model`, ready for standardised pixels (N, C, H, W) -> (N, dim).
+        snippet: Python that builds `model`, ready for standardized pixels (N, C, H, W) -> (N, dim).
     """
 
     path: Path
@@ -36,9 +36,9 @@ def check_not_split(encoder: Encoder) -> None:
     """Raise UserError for an encoder of two networks, which other libraries have no name for."""
     if encoder.info.backbone.split != "none":
         raise UserError(
-            f"an encoder that splits colours ({encoder.info.backbone.split})",
+            f"an encoder that splits colors ({encoder.info.backbone.split})",
             "one network that takes RGB",
-            "use it through smalti.load_encoder, which converts the colours for both of its networks",
+            "use it through smalti.load_encoder, which converts the colors for both of its networks",
         )
 
 

@@ -12,8 +12,8 @@ class ArraySource:
     Args:
         name: what the user gave, for example "cifar10/train".
         images: (N, H, W, C) uint8; any strides, so that a channel-first set need not be copied.
-        labels: (N,) integers, or None when unlabelled.
-        class_names: one a class; empty when unlabelled.
+        labels: (N,) integers, or None when unlabeled.
+        class_names: one a class; empty when unlabeled.
         image_names: one an image; without them image 17 is "<name>/17".
     """
 

@@ -27,7 +27,7 @@ def decode(data: bytes) -> np.ndarray:
 
     Channels and bit depth stay as they are in the file, a picture that a camera turned is turned upright, and an
     animation gives its first frame. A picture may have 2^30 pixels; only WebP and TIFF in palette or ink
-    colours stop at twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which their plug-ins check themselves.
+    colors stop at twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which their plug-ins check themselves.
 
     Args:
         data: the whole file: JPEG, PNG, TIFF, WebP, GIF, BMP, PPM/PGM/PBM or NumPy's .npy.

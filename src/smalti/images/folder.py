@@ -22,8 +22,8 @@ class FileSource:
         name: what the user gave.
         root: the folder that the paths are relative to.
         paths: one an image, relative to `root`.
-        labels: (N,) integers, or None when unlabelled.
-        class_names: one a class; empty when unlabelled.
+        labels: (N,) integers, or None when unlabeled.
+        class_names: one a class; empty when unlabeled.
         channels: what every image is brought to, see `to_channels`.
     """
 
@@ -67,8 +67,8 @@ class FileSource:
 class FolderSource(FileSource):
     """All images below a folder, in an order that does not depend on the file system.
 
-    Images in sub-folders are labelled by the first folder on their way, when there are two such folders or more
-    and no image lies beside them; any other layout is unlabelled. Hidden files and folders are passed over; links
+    Images in sub-folders are labeled by the first folder on their way, when there are two such folders or more
+    and no image lies beside them; any other layout is unlabeled. Hidden files and folders are passed over; links
     are followed, but never round in a circle.
 
     Args:

@@ -14,7 +14,7 @@ _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 class Frame(NamedTuple):
-    """What a JPEG's frame header says: bits a sample, and components (1 grey, 3 colour, 4 print inks)."""
+    """What a JPEG's frame header says: bits a sample, and components (1 gray, 3 color, 4 print inks)."""
 
     precision: int
     components: int
@@ -39,7 +39,7 @@ def frame_of(data: bytes) -> Frame | None:
 def decode_jpeg(data: bytes) -> np.ndarray:
     """Decode a JPEG, upright by its EXIF orientation.
 
-    OpenCV is the faster decoder but fills what a cut file lacks with grey and says nothing, so it gets only files
+    OpenCV is the faster decoder but fills what a cut file lacks with gray and says nothing, so it gets only files
     that end in the end-of-image marker. Pillow takes all others (it reports a cut file, and finds the end before
     a trailer), and the four-ink files, whose inverted values it knows.
 

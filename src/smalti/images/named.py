@@ -77,9 +77,9 @@ def _with_channels(source: ArraySource, channels: int) -> ArraySource:
     if channels == source.channels:
         return source
     if channels != 1:
-        raise UserError(f"{channels} channels for {source.name}", "3, or 1 for grey", "ask for 3 channels")
-    grey = np.stack([to_channels(np.ascontiguousarray(image), 1) for image in source.images])
-    return ArraySource(source.name, grey, source.labels, source.class_names)
+        raise UserError(f"{channels} channels for {source.name}", "3, or 1 for gray", "ask for 3 channels")
+    gray = np.stack([to_channels(np.ascontiguousarray(image), 1) for image in source.images])
+    return ArraySource(source.name, gray, source.labels, source.class_names)
 
 
 def _channels_last(name: str, dataset: Any, channels: int) -> ImageSource:
@@ -121,12 +121,12 @@ _BY_NAME = _splits({"split": "train"}, {"split": "test"})
 _DOWNLOADS: Mapping[str, _Download] = {
     "cifar10": _Download(cls="CIFAR10", options=_BY_FLAG, to_source=_channels_last),
     "cifar100": _Download(cls="CIFAR100", options=_BY_FLAG, to_source=_channels_last),
-    # for pre-training: the 100000 images without labels and the 5000 with, as one unlabelled set
+    # for pre-training: the 100000 images without labels and the 5000 with, as one unlabeled set
     "stl10": _Download(
         cls="STL10", options=_splits({"split": "train+unlabeled"}, {"split": "test"}), to_source=_channels_first
     ),
     # for probes: only the images with labels
-    "stl10-labelled": _Download(cls="STL10", options=_BY_NAME, to_source=_channels_first),
+    "stl10-labeled": _Download(cls="STL10", options=_BY_NAME, to_source=_channels_first),
     "svhn": _Download(cls="SVHN", options=_BY_NAME, to_source=_channels_first),
     "imagenette": _Download(
         cls="Imagenette",

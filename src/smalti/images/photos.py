@@ -59,7 +59,7 @@ def photographs() -> dict[str, np.ndarray]:
 def photos(
     split: Literal["train", "test"] = "train", size: int = 64, per_class_train: int = 120, per_class_test: int = 40
 ) -> ArraySource:
-    """Patches labelled by the photograph they come from: 19 classes, the same patches on every call.
+    """Patches labeled by the photograph they come from: 19 classes, the same patches on every call.
 
     Training patches lie in the left 60% of each photograph and test patches in the right 40%, so no pixel is in both.
 

@@ -20,7 +20,7 @@ def decode_with(plugin: type[ImageFile], data: bytes) -> np.ndarray:
         data: the whole file.
 
     Returns:
-        (H, W) or (H, W, C): uint8, and for deep grey images uint16, int32 or float32.
+        (H, W) or (H, W, C): uint8, and for deep gray images uint16, int32 or float32.
 
     Raises:
         BadImageError: the header claims more than 2^30 pixels.

@@ -1,4 +1,4 @@
-"""PPM, PGM and PBM: 8 bits through Pillow, 16-bit colour through OpenCV, which keeps it."""
+"""PPM, PGM and PBM: 8 bits through Pillow, 16-bit color through OpenCV, which keeps it."""
 
 import re
 
@@ -21,5 +21,5 @@ def decode_ppm(data: bytes) -> np.ndarray:
     if header is not None and int(header[1]) > 255:
         return decode_deep(data)
     image = decode_with(PpmImagePlugin.PpmImageFile, data)
-    # Pillow hands deep grey over as int32 scaled to 0..65535
+    # Pillow hands deep gray over as int32 scaled to 0..65535
     return image.astype(np.uint16) if image.dtype == np.int32 else image

@@ -13,9 +13,9 @@ class ImageSource(Protocol):
     channels: int
     """The channel count of every image that `read` returns."""
     labels: np.ndarray | None
-    """(N,) int64, indices into `class_names`; None when unlabelled."""
+    """(N,) int64, indices into `class_names`; None when unlabeled."""
     class_names: tuple[str, ...]
-    """Empty when unlabelled."""
+    """Empty when unlabeled."""
 
     def __len__(self) -> int: ...
 

@@ -18,7 +18,7 @@ _LEAST_STD = 1e-3  # a constant channel becomes 0, not a division by nothing
 
 @dataclass(frozen=True, kw_only=True)
 class PixelStatistics:
-    """What standardises a pixel: `((pixel - low) / (high - low) - mean) / std`, channel by channel.
+    """What standardizes a pixel: `((pixel - low) / (high - low) - mean) / std`, channel by channel.
 
     Args:
         low: the pixel value that becomes 0.
@@ -59,7 +59,7 @@ class PixelStatistics:
 
 
 def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStatistics:
-    """Find the statistics that a source's images are to be standardised with.
+    """Find the statistics that a source's images are to be standardized with.
 
     8-bit RGB takes ImageNet's, as published weights expect. All else is measured: 8 and 16 bits on their full range
     (a 12-bit image in a 16-bit file gets its contrast back from the small deviation), floats on the range that
@@ -118,20 +118,20 @@ def _measured(first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistic
     total, squares = np.zeros_like(shift), np.zeros_like(shift)
     for image in itertools.chain([first], others):
         low, high = min(low, float(image.min())), max(high, float(image.max()))
-        centred = image.astype(np.float64) - shift  # (H, W, C)
+        centerd = image.astype(np.float64) - shift  # (H, W, C)
         pixels += image.shape[0] * image.shape[1]
-        total += centred.sum(axis=(0, 1))
-        squares += np.square(centred).sum(axis=(0, 1))
+        total += centerd.sum(axis=(0, 1))
+        squares += np.square(centerd).sum(axis=(0, 1))
     if first.dtype != np.float32:
         low, high = 0.0, float(np.iinfo(first.dtype).max)
     elif high == low:
         high = low + 1.0
     mean = total / pixels
     deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0.0)) / (high - low)
-    centre = (shift + mean - low) / (high - low)
+    center = (shift + mean - low) / (high - low)
     return PixelStatistics(
         low=low,
         high=high,
-        mean=tuple(map(float, centre)),
+        mean=tuple(map(float, center)),
         std=tuple(map(float, np.maximum(deviation, _LEAST_STD))),
     )

@@ -27,7 +27,7 @@ def decode_tiff(data: bytes) -> np.ndarray:
     with tifffile.TiffFile(BytesIO(data)) as file:
         page = file.pages.first
         check_size(page.imagelength, page.imagewidth)
-        if page.photometric not in _PLAIN:  # palettes, print inks, YCbCr: colours that need converting
+        if page.photometric not in _PLAIN:  # palettes, print inks, YCbCr: colors that need converting
             return decode_with(TiffImagePlugin.TiffImageFile, data)
         try:
             image = _channels_last(file)

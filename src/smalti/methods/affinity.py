@@ -27,13 +27,13 @@ from smalti.losses.affinity import affinity_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair
 from smalti.models.network import Network
 from smalti.models.teacher import Teacher, load_teacher
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.plan import Composition
 
 
@@ -72,7 +72,7 @@ class AffinityConfig:
     def build(self, backbone: BackboneConfig, data: DataInfo) -> "AffinityDistillation":
         teacher = load_teacher(self.teacher)
         if not data.class_names:
-            raise UserError("images without classes", "labelled ones: texts are made of their classes", "label them")
+            raise UserError("images without classes", "labeled ones: texts are made of their classes", "label them")
         return AffinityDistillation(self, backbone, data, teacher)
 
 
@@ -84,20 +84,20 @@ class AffinityDistillation(Method):
     def __init__(self, config: AffinityConfig, backbone: BackboneConfig, data: DataInfo, teacher: Teacher) -> None:
         super().__init__()
         self.config = config
-        self._normalisation = data.normalisation
-        self._teacher = (teacher,)  # in a tuple, out of sight of the optimiser and of checkpoints
+        self._normalize = data.normalize
+        self._teacher = (teacher,)  # in a tuple, out of sight of the optimizer and of checkpoints
         with torch.no_grad():
             texts = teacher.encode_text([config.template.format(name) for name in data.class_names])
         self.register_buffer("texts", F.normalize(texts.float().cpu(), dim=1), persistent=False)  # (classes, D)
         projector = replace(config.projector, dim=texts.shape[1])
         self.student = Network(backbone, projector, config.region_size)
-        synchronise_batch_norm(self.student)
+        synchronize_batch_norm(self.student)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """Eq. 10 for every canvas, summed."""
         standard = views[0]
         if standard.regions.label is None:
-            raise UserError("images without labels", "labelled ones: texts are made of their classes", "label them")
+            raise UserError("images without labels", "labeled ones: texts are made of their classes", "label them")
         image = self._encode_images(standard.pixels)  # (B, D)
         text = self.texts[standard.regions.label[:, 0]]  # (B, D)
         images, texts = gather(image), gather(text)  # (W*B, D), B' of Eq. 10
@@ -122,11 +122,11 @@ class AffinityDistillation(Method):
 
     @torch.no_grad()
     def _encode_images(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) normalised pixels -> (B, D) of length 1, in the texts' type."""
+        """(B, C, H, W) normalized pixels -> (B, D) of length 1, in the texts' type."""
         teacher: Any = self._teacher[0]
         if isinstance(teacher, nn.Module):
             teacher.to(pixels.device)
-        rgb = self._normalisation.undo(pixels)
+        rgb = self._normalize.undo(pixels)
         if hasattr(teacher, "mean"):
-            rgb = Normalisation(teacher.mean, teacher.std)(rgb)
+            rgb = Normalize(teacher.mean, teacher.std)(rgb)
         return F.normalize(teacher.encode_image(rgb).to(self.texts.dtype), dim=1)

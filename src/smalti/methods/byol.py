@@ -15,7 +15,7 @@ from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig, Features
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig, mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
@@ -31,18 +31,18 @@ class BYOLConfig:
     Attributes:
         projector: from features to embeddings.
         predictor_hidden: width of the predictor's hidden layer.
-        momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
         region_size: cells along a region read from the map.
     """
 
     projector: ProjectorConfig = field(default_factory=lambda: ProjectorConfig(hidden=4096, dim=256, norm=True))
     predictor_hidden: int = 4096
-    momentum: float = 0.99
+    ema_momentum: float = 0.99
     region_size: int = 7
     scored: ClassVar[str] = "online"
 
     def __post_init__(self) -> None:
-        require_fraction(self, "momentum")
+        require_fraction(self, "ema_momentum")
         require_count(self, "predictor_hidden", "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
@@ -62,7 +62,7 @@ class BYOL(Method):
         self.online = Network(backbone, config.projector, config.region_size)
         self.target = momentum_copy(self.online)
         self.predictor = mlp(config.projector.dim, config.predictor_hidden, config.projector.dim, norm=True)
-        synchronise_batch_norm(self)
+        synchronize_batch_norm(self)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """`views` are the query view, the key view, and any further canvases."""
@@ -91,7 +91,7 @@ class BYOL(Method):
         return Step(torch.stack(terms).sum(), logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        return [MomentumPair(self.online, self.target, cosine(self.config.momentum, 1.0, progress.fraction))]
+        return [MomentumPair(self.online, self.target, cosine(self.config.ema_momentum, 1.0, progress.fraction))]
 
     def encoder(self) -> Backbone:
         return self.online.backbone

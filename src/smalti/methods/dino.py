@@ -16,7 +16,7 @@ from smalti.distributed import sum_over_processes, world_size
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
 from smalti.models.prototypes import PrototypeHead, PrototypeHeadConfig
@@ -31,29 +31,29 @@ class DINOConfig:
 
     Attributes:
         head: from features to similarities with prototypes.
-        momentum: m at the start, what the teacher keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, what the teacher keeps of itself at every step; it rises to 1 along a cosine.
         student_temperature: tau_s.
         teacher_temperature: tau_t after its warm-up.
         warmup_teacher_temperature: tau_t at the start, from where it changes linearly.
         teacher_warmup_epochs: epochs that this takes; 0 for none.
-        centre_momentum: what the centre keeps of itself at every step.
+        center_momentum: what the center keeps of itself at every step.
         freeze_epochs: epochs at the start in which the prototypes stay as they are.
         region_size: cells along a region read from the map.
     """
 
     head: PrototypeHeadConfig = field(default_factory=PrototypeHeadConfig)
-    momentum: float = 0.996
+    ema_momentum: float = 0.996
     student_temperature: float = 0.1
     teacher_temperature: float = 0.07
     warmup_teacher_temperature: float = 0.04
     teacher_warmup_epochs: float = 30.0
-    centre_momentum: float = 0.9
+    center_momentum: float = 0.9
     freeze_epochs: int = 1
     region_size: int = 7
     scored: ClassVar[str] = "teacher"
 
     def __post_init__(self) -> None:
-        require_fraction(self, "momentum", "centre_momentum")
+        require_fraction(self, "ema_momentum", "center_momentum")
         require_positive(self, "student_temperature", "teacher_temperature", "warmup_teacher_temperature")
         require_not_negative(self, "teacher_warmup_epochs", "freeze_epochs")
         require_count(self, "region_size")
@@ -69,7 +69,7 @@ class DINOConfig:
 class DINO(Method):
     """A student that sees every view and agrees with what its slow copy, the teacher, says of the standard ones."""
 
-    centre: Tensor
+    center: Tensor
 
     def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
         super().__init__()
@@ -77,22 +77,22 @@ class DINO(Method):
         self.student = Network(backbone, config.head, config.region_size)
         self.teacher = cast(Network, momentum_copy(self.student))
         for network in (self.student, self.teacher):
-            synchronise_batch_norm(network)
-        self.register_buffer("centre", torch.zeros(config.head.outputs))
+            synchronize_batch_norm(network)
+        self.register_buffer("center", torch.zeros(config.head.outputs))
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """Eq. 3, averaged over its pairs: H(P_t(x), P_s(x')) for both standard views x and all other views x'."""
         first, second, *composed = views
         cast(PrototypeHead, self.student.projector).frozen = progress.epoch < self.config.freeze_epochs
         outputs = self.teacher_outputs(first, second)  # (2, B, P), g_t
-        targets = F.softmax((outputs - self.centre) / self.teacher_temperature(progress), dim=-1)  # P_t
+        targets = F.softmax((outputs - self.center) / self.teacher_temperature(progress), dim=-1)  # P_t
         loss = (self.cross_entropy(targets[1], first) + self.cross_entropy(targets[0], second)) / 2
         entropy = torch.special.entr(targets).sum(dim=-1).mean()
         logs = {
             "loss_standard": loss.detach(),
             "teacher_entropy": entropy,  # log P after a collapse to one answer for all, 0 to one prototype
             "kl": loss.detach() - entropy,  # 0 after either
-            "centre_norm": self.centre.norm(),
+            "center_norm": self.center.norm(),
         }
         both, compared = targets.mean(dim=0), 1.0  # H is linear in P_t, so the mean compares with both at once
         for number, canvas in enumerate(composed):
@@ -100,11 +100,11 @@ class DINO(Method):
             logs[f"loss_composed_{number}"] = term.detach()
             count = canvas.regions.source.numel() / len(both)  # M
             loss, compared = loss + count * term, compared + count
-        self._move_centre(outputs)
+        self._move_center(outputs)
         return Step(loss / compared, logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        return [MomentumPair(self.student, self.teacher, cosine(self.config.momentum, 1.0, progress.fraction))]
+        return [MomentumPair(self.student, self.teacher, cosine(self.config.ema_momentum, 1.0, progress.fraction))]
 
     def encoder(self) -> Backbone:
         return self.teacher.backbone
@@ -127,7 +127,7 @@ class DINO(Method):
         return end if progress.step >= steps else start + (end - start) * progress.step / steps
 
     @torch.no_grad()
-    def _move_centre(self, outputs: Tensor) -> None:
+    def _move_center(self, outputs: Tensor) -> None:
         """Eq. 4: c <- m c + (1 - m) mean of g_t over the batch of all processes."""
         mean = sum_over_processes(outputs.mean(dim=(0, 1))) / world_size()
-        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
+        self.center.lerp_(mean, 1 - self.config.center_momentum)

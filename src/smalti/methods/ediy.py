@@ -25,7 +25,7 @@ from smalti.methods.byol import BYOL, BYOLConfig
 from smalti.methods.method import DataInfo, Progress, Step
 from smalti.methods.random_cells import other_images, random_pairs
 from smalti.models.backbone import BackboneConfig, Features
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.frozen_teacher import FrozenTeacher
 from smalti.models.heads import mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -103,11 +103,11 @@ class EDIY(BYOL):
                 mlp(dim, config.predictor_hidden, dim, norm=True) if config.local_predictor else nn.Identity()
             )
             for module in (self.local_projector, self.local_target, self.local_predictor):
-                synchronise_batch_norm(module)
+                synchronize_batch_norm(module)
             if config.teacher:
-                normalisation = data.normalisation
+                normalize = data.normalize
                 stride = self.online.backbone.stride
-                self.teacher = FrozenTeacher(config.teacher, normalisation.mean, normalisation.std, stride)
+                self.teacher = FrozenTeacher(config.teacher, normalize.mean, normalize.std, stride)
         if not config.byol:
             # No loss would give them gradients, and several processes would wait for those.
             del self.online.projector, self.target.projector, self.predictor
@@ -116,7 +116,7 @@ class EDIY(BYOL):
         """lambda_1 L_R-DEM + lambda_2 L_R-IEM + lambda_3 L_BYOL (Eq. 3); `views` as BYOL's."""
         config = self.config
         online, target = [self.online.encode(canvas) for canvas in views], self.encode_targets(views[:2])
-        # Some backbones normalise their pooled feature apart: those weights too need a gradient at every step.
+        # Some backbones normalize their pooled feature apart: those weights too need a gradient at every step.
         loss = 0 * online[0].pooled.mean()
         logs: dict[str, Tensor] = {}
         if config.byol:

@@ -19,7 +19,7 @@ from smalti.losses.info_nce import info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.pyramid import DenseHeadConfig, PyramidNetwork
@@ -38,7 +38,7 @@ class MCLConfig:
         matching: the targets of a level's regions (Fig. 3): (a) those of the "largest" views, level 0; (b) of the
             "same" level; (c) of the "adjacent" levels, the one above and the one below; (d) of "all".
         temperature: tau.
-        momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
         fpn: read levels from a feature pyramid network; else from the last map, resized to each.
         channels: of the FPN and of the dense head.
         hidden: width of the hidden layers of the projector and of the predictors.
@@ -49,7 +49,7 @@ class MCLConfig:
     level_weights: tuple[float, ...] = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
     matching: Literal["largest", "same", "adjacent", "all"] = "largest"
     temperature: float = 1.0
-    momentum: float = 0.99
+    ema_momentum: float = 0.99
     fpn: bool = True
     channels: int = 256
     hidden: int = 2048
@@ -62,7 +62,7 @@ class MCLConfig:
             raise UserError(f"level_weights {self.level_weights}", "one number above 0 a level", "use e.g. 0.5 0.5")
         if self.matching == "adjacent" and self.levels < 2:
             raise UserError("adjacent levels to match among one", "two or more", "use --method.matching same")
-        require_fraction(self, "momentum")
+        require_fraction(self, "ema_momentum")
         require_positive(self, "temperature")
         require_count(self, "channels", "hidden", "dim", "region_size")
 
@@ -109,7 +109,7 @@ class MCL(Method):
             mlp(config.dim, config.hidden, config.dim, norm=True) for _ in range(config.levels)
         )
         for module in (self.online, self.target, self.predictors):
-            synchronise_batch_norm(module)
+            synchronize_batch_norm(module)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """Eq. 2, symmetric: every view against the other side's targets, times 2 tau and its level's weight.
@@ -136,7 +136,7 @@ class MCL(Method):
         return Step(loss, logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        return [MomentumPair(self.online, self.target, cosine(self.config.momentum, 1.0, progress.fraction))]
+        return [MomentumPair(self.online, self.target, cosine(self.config.ema_momentum, 1.0, progress.fraction))]
 
     def encoder(self) -> Backbone:
         return self.online.backbone

@@ -11,7 +11,7 @@ from smalti.errors import UserError
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.momentum import MomentumPair
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.plan import Composition
 
 
@@ -46,11 +46,11 @@ class DataInfo:
     """What a method may know of the data.
 
     Attributes:
-        normalisation: of the pixels that it is given.
+        normalization: of the pixels that it is given.
         class_names: in the order of `Regions.label`; empty where images have no labels.
     """
 
-    normalisation: Normalisation
+    normalize: Normalize
     class_names: tuple[str, ...] = ()
 
 
@@ -74,7 +74,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        """What the engine moves after every real optimiser step."""
+        """What the engine moves after every real optimizer step."""
 
     @abstractmethod
     def encoder(self) -> Backbone:

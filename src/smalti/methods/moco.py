@@ -19,14 +19,14 @@ from smalti.losses.info_nce import info_nce, info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.batch_norm import split_batch_norm, synchronise_batch_norm
+from smalti.models.batch_norm import split_batch_norm, synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
 from smalti.models.queue import Queue
 from smalti.views.canvas import Canvas
-from smalti.views.draws import field_key, permutation
 from smalti.views.plan import Composition
+from smalti.views.rng import field_key, permutation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +35,33 @@ class MoCoConfig:
 
     Attributes:
         projector: from features to embeddings.
-        momentum: m, what the key network keeps of itself at every step.
+        ema_momentum: m, what the key network keeps of itself at every step.
         queue: Q, keys in the queue.
         temperature: tau.
         symmetric: each standard view is once the query and once the key, and the two losses are added.
         batch_negatives: further canvases have the other keys of the batch as negatives beside the queue (Z^k of Eq. 9);
             Un-Mix has the queue alone.
-        norm_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
+        shuffle_bn_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
             statistics of the whole batch over all processes. The published runs had 32 images on each device.
         region_size: cells along a region read from the map.
     """
 
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
-    momentum: float = 0.999
+    ema_momentum: float = 0.999
     queue: int = 65536
     temperature: float = 0.2
     symmetric: bool = False
     batch_negatives: bool = True
-    norm_group: int = 32
+    shuffle_bn_group: int = 32
     region_size: int = 7
     scored: ClassVar[str] = "query"
 
     def __post_init__(self) -> None:
-        require_fraction(self, "momentum")
+        require_fraction(self, "ema_momentum")
         require_positive(self, "temperature")
         require_count(self, "queue", "region_size")
-        if self.norm_group < 0 or self.norm_group == 1:
-            raise UserError(f"norm_group {self.norm_group}", "0, or 2 or more images", "use e.g. 32")
+        if self.shuffle_bn_group < 0 or self.shuffle_bn_group == 1:
+            raise UserError(f"shuffle_bn_group {self.shuffle_bn_group}", "0, or 2 or more images", "use e.g. 32")
 
     def check(self, views: Sequence[Composition]) -> None:
         """Raise UserError for views that MoCo cannot learn from."""
@@ -81,18 +81,18 @@ class MoCo(Method):
         self.key_network = momentum_copy(self.query_network)
         self.queue = Queue(config.queue, config.projector.dim)
         networks = (self.query_network, self.key_network)
-        if config.norm_group:
-            self._norm_groups = [split_batch_norm(network) for network in networks]
+        if config.shuffle_bn_group:
+            self._bn_groups = [split_batch_norm(network) for network in networks]
         else:
             for network in networks:
-                synchronise_batch_norm(network)
+                synchronize_batch_norm(network)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """MosRep Eq. 9; `views` are the query view, the key view, and any further canvases."""
         first, second, *composed = views
-        if self.config.norm_group:
-            for groups in self._norm_groups:
-                groups.count = math.ceil(len(second.pixels) / self.config.norm_group)
+        if self.config.shuffle_bn_group:
+            for groups in self._bn_groups:
+                groups.count = math.ceil(len(second.pixels) / self.config.shuffle_bn_group)
         z_composed = [self._embed(canvas) for canvas in composed]
         key = self._encode_keys(second, progress)  # (W*B, D), z^k of all processes
         loss, logs = self._contrast(first, composed, z_composed, key)
@@ -104,7 +104,7 @@ class MoCo(Method):
         return Step(loss, logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        return [MomentumPair(self.query_network, self.key_network, self.config.momentum)]
+        return [MomentumPair(self.query_network, self.key_network, self.config.ema_momentum)]
 
     def encoder(self) -> Backbone:
         return self.query_network.backbone
@@ -137,7 +137,7 @@ class MoCo(Method):
     @torch.no_grad()
     def _encode_keys(self, canvas: Canvas, progress: Progress) -> Tensor:
         """(W*B, D) keys in the order of the images of all processes; groups of a batch are shuffled ones."""
-        if not self.config.norm_group:
+        if not self.config.shuffle_bn_group:
             return gather(F.normalize(self.key_network(canvas)[:, 0], dim=-1))
         pixels = gather(canvas.pixels)  # (W*B, C, H, W)
         order = torch.from_numpy(permutation(len(pixels), progress.seed, field_key("shuffle"), progress.step))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from smalti.distributed import gather, rank
 from smalti.methods.method import Progress
-from smalti.views.draws import field_key, uniform
 from smalti.views.plan import Floats, Ints
+from smalti.views.rng import field_key, uniform
 
 
 def random_pairs(maps: Sequence[Tensor], progress: Progress) -> tuple[list[Tensor], list[Tensor]]:

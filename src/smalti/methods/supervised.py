@@ -16,7 +16,7 @@ from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, Progress, Step
 from smalti.models.backbone import Backbone, BackboneConfig, Features
-from smalti.models.batch_norm import synchronise_batch_norm
+from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair
 from smalti.models.network import Network
 from smalti.models.pyramid import PyramidNetwork
@@ -74,7 +74,7 @@ class Supervised(Method):
             if config.fpn
             else Network(backbone, head, config.region_size)
         )
-        synchronise_batch_norm(self.network)
+        synchronize_batch_norm(self.network)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """Cross-entropy of every region with its image's label, the mean over the views; one below 0 has no loss."""

@@ -34,7 +34,7 @@ class BackboneConfig:
         width: factor on all channels of a plain ResNet, its stem's too: 2 for R50w2x, 0.5 for either half of CMC.
         options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
         split: "none" is one network; "lab" and "ycbcr" are two of them side by side, one for the lightness and one for
-            the colour of RGB images, their features concatenated (CMC, which alone trains them).
+            the color of RGB images, their features concatenated (CMC, which alone trains them).
     """
 
     name: str = "resnet50"
@@ -74,7 +74,7 @@ class Features(NamedTuple):
 class Backbone(nn.Module):
     """A timm model without its classifier; `self.model` is that model and nothing else, so weights travel.
 
-    Where the configuration splits colours, `self.model` is a `SplitModel` of two.
+    Where the configuration splits colors, `self.model` is a `SplitModel` of two.
 
     Raises:
         UserError: for an unknown architecture, or options that it does not take.
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
         self.stride: int = info["reduction"] * SMALL_STEM_STRIDE.get(config.stem, 4) // 4
 
     def forward(self, images: Tensor) -> Features:
-        """(N, in_channels, H, W) normalised pixels -> Features."""
+        """(N, in_channels, H, W) normalized pixels -> Features."""
         features = self.model.forward_features(images)
         return Features(self._as_map(features, images), self.model.forward_head(features, pre_logits=True))
 
@@ -118,7 +118,7 @@ class Backbone(nn.Module):
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> the maps of every stage, finest first, each (N, C_p, h_p, w_p).
 
-        The last is that of `forward`, a final normalisation included.
+        The last is that of `forward`, a final normalization included.
         """
         features, maps = self.model.forward_intermediates(images, output_fmt="NCHW")
         return [*maps[:-1], self._as_map(features, images)]

@@ -1,4 +1,4 @@
-"""Batch normalisation over virtual groups on one device, or synchronised over several, for any network.
+"""Batch normalization over virtual groups on one device, or synchronized over several, for any network.
 
 MoCo must not let a query and its key share batch statistics, or the network cheats through them: with many devices the
 keys are shuffled between devices ("shuffling BN", arXiv:1911.05722, section 3.3). Here a batch is split into groups as
@@ -28,7 +28,7 @@ class Groups:
 
 
 def split_batch_norm(network: nn.Module) -> Groups:
-    """Let every batch normalisation of `network`, timm's with an activation included, see one group at a time.
+    """Let every batch normalization of `network`, timm's with an activation included, see one group at a time.
 
     Parameters, buffers and their names stay as they are.
 
@@ -42,13 +42,13 @@ def split_batch_norm(network: nn.Module) -> Groups:
     return groups
 
 
-def synchronise_batch_norm(network: nn.Module) -> None:
-    """Let batch normalisation use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere."""
+def synchronize_batch_norm(network: nn.Module) -> None:
+    """Let batch normalization use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere."""
     if torch.cuda.is_available():
         convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
         return
     for module in _norms(network):
-        module.__class__ = _synchronised_class(type(module))
+        module.__class__ = _synchronized_class(type(module))
 
 
 def _norms(network: nn.Module) -> list[Any]:
@@ -76,30 +76,30 @@ def _split_class(base: Any) -> Any:
     return Split
 
 
-def _synchronised_class(base: Any) -> Any:
-    class Synchronised(base):
+def _synchronized_class(base: Any) -> Any:
+    class Synchronized(base):
         def forward(self, x: Tensor) -> Tensor:
             # Asked at every step: networks are built before the processes have found each other.
             alone = not self.training or world_size() == 1
-            return super().forward(x) if alone else _synchronised_forward(self, x)
+            return super().forward(x) if alone else _synchronized_forward(self, x)
 
-    Synchronised.__name__ = Synchronised.__qualname__ = f"Synchronised{base.__name__}"
-    return Synchronised
+    Synchronized.__name__ = Synchronized.__qualname__ = f"Synchronized{base.__name__}"
+    return Synchronized
 
 
-def _synchronised_forward(norm: Any, x: Tensor) -> Tensor:
+def _synchronized_forward(norm: Any, x: Tensor) -> Tensor:
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
     count = x.numel() / x.shape[1] * world_size()
     values = widen(x)
     mean = sum_over_processes(values.sum(dims)) / count
-    centred = values - mean.view(shape)
-    var = sum_over_processes(centred.square().sum(dims)) / count
+    centerd = values - mean.view(shape)
+    var = sum_over_processes(centerd.square().sum(dims)) / count
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
-    out = centred * torch.rsqrt(var + norm.eps).view(shape)
+    out = centerd * torch.rsqrt(var + norm.eps).view(shape)
     if norm.affine:
         out = out * norm.weight.view(shape) + norm.bias.view(shape)
     out = out.to(x.dtype)

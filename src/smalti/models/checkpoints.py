@@ -92,8 +92,8 @@ def load_encoder(
             (v1 to v3), MosRep, DINO or a relative of theirs (.pth, .pt, .pth.tar, .ckpt, .safetensors);
             "timm:NAME" for timm's pretrained weights; "random:NAME" for untrained ones, the same at every call.
         backbone: the architecture of a foreign checkpoint. Plain ResNet-18/34/50/101 and ViT-S/B (patch 8 or 16,
-            224 px) are recognised without it. With "timm:" and "random:", stem, channels and options.
-        pixels: for foreign weights, how pixel values are standardised; ImageNet's on 8 bits unless given (timm's
+            224 px) are recognized without it. With "timm:" and "random:", stem, channels and options.
+        pixels: for foreign weights, how pixel values are standardized; ImageNet's on 8 bits unless given (timm's
             own for "timm:"). Encoders of smalti bring theirs.
         image_size: side in pixels of the images that foreign weights were trained on. Unless given: timm's for the
             architecture, 32 for the stem "stride8" and 64 for "stride16".
@@ -179,7 +179,7 @@ def _own(path: Path, info: EncoderInfo, asked: dict[str, Any]) -> Encoder:
 
 def _foreign(path: Path, config: BackboneConfig | None) -> Encoder:
     state, wrapper = read_checkpoint(path)
-    config = config or _recognise(state, path)
+    config = config or _recognize(state, path)
     backbone = Backbone(config)
     report = load_weights(backbone, state)
     prefix = _best_prefix(_shapes(backbone.model.state_dict()), _bare(state))
@@ -245,7 +245,7 @@ def _native_size(backbone: Backbone) -> int:
 
 
 def _imagenet_pixels(channels: int) -> PixelStatistics:
-    """ImageNet's statistics on 8 bits; for other channel counts the average over the three colours."""
+    """ImageNet's statistics on 8 bits; for other channel counts the average over the three colors."""
     mean: tuple[float, ...] = _IMAGENET_MEAN
     std: tuple[float, ...] = _IMAGENET_STD
     if channels != 3:
@@ -383,7 +383,7 @@ def _problems(report: LoadReport) -> Iterator[str]:
             yield f"{len(keys)} {name}: {', '.join(keys[:3])}{more}"
 
 
-def _recognise(state: State, path: Path) -> BackboneConfig:
+def _recognize(state: State, path: Path) -> BackboneConfig:
     """The candidate whose every tensor is in the file."""
     bare = _bare(state)
     stems = [value for key, value in bare.items() if key.endswith(("conv1.weight", "patch_embed.proj.weight"))]

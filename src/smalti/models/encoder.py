@@ -35,7 +35,7 @@ class EncoderInfo:
         backbone: the architecture.
         pixels: how pixel values become what the network was trained on.
         image_size: side in pixels of the images it was trained on, the default for evaluation.
-        crop_fraction: side of the centre crop over the shorter side that it is cut from; 224 / 256 in the papers.
+        crop_fraction: side of the center crop over the shorter side that it is cut from; 224 / 256 in the papers.
         recipe: name of the recipe that trained it, or where foreign weights came from.
         network: which of a method's networks this is: "query", "online", "teacher", ...
         versions: of the packages that wrote it.
@@ -113,9 +113,9 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) of any number type, in the images' own range -> (N, dim) pooled features."""
-        return self.backbone(self.standardise(pixels)).pooled
+        return self.backbone(self.standardize(pixels)).pooled
 
-    def standardise(self, pixels: Tensor) -> Tensor:
+    def standardize(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) in the images' own range -> the same in float32, as the network takes it."""
         return torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
 

@@ -14,7 +14,7 @@ from smalti.models.checkpoints import load_encoder
 
 
 class FrozenTeacher(nn.Module):
-    """A frozen backbone, in evaluation mode whatever the method does, for pixels normalised for another one.
+    """A frozen backbone, in evaluation mode whatever the method does, for pixels normalized for another one.
 
     Args:
         path: of the encoder or checkpoint.

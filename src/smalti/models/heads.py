@@ -28,7 +28,7 @@ class ProjectorConfig:
         kind: "conv", of the released MosRep code; "mlp", of MoCo-v2; "linear", of the first MoCo.
         hidden: H, width of the hidden layers, if any; 0 for the backbone's own width.
         dim: D, width of the embedding.
-        norm: batch normalisation after the first linear layer, as in BYOL.
+        norm: batch normalization after the first linear layer, as in BYOL.
     """
 
     kind: Literal["conv", "mlp", "linear"] = "mlp"
@@ -60,7 +60,7 @@ class LinearProjector(nn.Module):
 
 
 class MLPProjector(nn.Module):
-    """`mlp` on the pooled feature (MoCo-v2, arXiv:2003.04297; with normalisation BYOL, arXiv:2006.07733)."""
+    """`mlp` on the pooled feature (MoCo-v2, arXiv:2003.04297; with normalization BYOL, arXiv:2006.07733)."""
 
     def __init__(self, channels: int, hidden: int, dim: int, norm: bool) -> None:
         super().__init__()
@@ -85,6 +85,6 @@ class ConvProjector(nn.Module):
 
 
 def mlp(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
-    """Linear, batch normalisation if `norm`, ReLU, Linear: (N, inputs) -> (N, outputs); BYOL's predictor too."""
-    normalisation = [nn.BatchNorm1d(hidden)] if norm else []
-    return nn.Sequential(nn.Linear(inputs, hidden), *normalisation, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    """Linear, batch normalization if `norm`, ReLU, Linear: (N, inputs) -> (N, outputs); BYOL's predictor too."""
+    normalize = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(nn.Linear(inputs, hidden), *normalize, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))

@@ -1,4 +1,4 @@
-"""DINO's head: how near a feature is to each of many learnt directions (arXiv:2104.14294, appendix C).
+"""DINO's head: how near a feature is to each of many learned directions (arXiv:2104.14294, appendix C).
 
 Legend: N views or regions, C channels of the backbone, H hidden width, D bottleneck, P prototypes.
 """
@@ -22,8 +22,8 @@ class PrototypeHeadConfig:
         hidden: H, width of the hidden layers.
         bottleneck: D, width in which a feature has length 1.
         outputs: P, prototypes that it is compared with.
-        norm: batch normalisation after the hidden layers; published for neither ViTs nor the ResNet-50.
-        norm_last: every prototype has length 1; otherwise its length is learnt, which the released code calls better
+        norm: batch normalization after the hidden layers; published for neither ViTs nor the ResNet-50.
+        norm_last: every prototype has length 1; otherwise its length is learned, which the released code calls better
             but safe with ViT-S alone.
     """
 
@@ -43,7 +43,7 @@ class PrototypeHeadConfig:
 
 
 class PrototypeHead(nn.Module):
-    """Three linear layers with GELU between them, length 1, then the weight-normalised prototypes, without bias.
+    """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias.
 
     Attributes:
         frozen: the prototypes get gradients of zero. Weight decay may still shorten what stands for a prototype, but
@@ -81,5 +81,5 @@ class PrototypeHead(nn.Module):
 
 
 def _hidden_layer(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
-    normalisation = [nn.BatchNorm1d(outputs)] if norm else []
-    return [nn.Linear(inputs, outputs), *normalisation, nn.GELU()]
+    normalize = [nn.BatchNorm1d(outputs)] if norm else []
+    return [nn.Linear(inputs, outputs), *normalize, nn.GELU()]

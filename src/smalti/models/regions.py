@@ -18,7 +18,7 @@ def pool_regions(maps: Tensor, regions: Regions, canvas_size: int, size: int) ->
         maps: (N, C, h, w).
         regions: boxes in pixels of the canvas.
         canvas_size: side of a canvas, pixels.
-        size: r; RoIAlign samples each of the r x r cells adaptively, aligned (half-pixel centres).
+        size: r; RoIAlign samples each of the r x r cells adaptively, aligned (half-pixel centers).
 
     Returns:
         Features of N * K regions: map (N*K, C, r, r) and its mean, pooled (N*K, C).

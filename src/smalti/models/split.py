@@ -1,4 +1,4 @@
-"""Two networks side by side, one for lightness and one for colour (CMC, arXiv:1906.05849).
+"""Two networks side by side, one for lightness and one for color (CMC, arXiv:1906.05849).
 
 Legend: N images, C channels of both networks' maps together.
 """
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smalti.models.colour_spaces import SPACES
+from smalti.models.color_spaces import SPACES
 
 
 class SplitModel(nn.Module):
     """As much of a timm model as a backbone asks for: the features of both networks, concatenated channel by channel.
 
-    It takes standardised RGB. The means and deviations that undo the standardisation are buffers, and so are saved
+    It takes standardized RGB. The means and deviations that undo the standardization are buffers, and so are saved
     with the weights; as built they stand for pixels in [0, 1].
 
     Args:
@@ -29,7 +29,7 @@ class SplitModel(nn.Module):
     def __init__(self, create: Callable[[int], Any], space: str) -> None:
         super().__init__()
         self.lightness = create(1)
-        self.colour = create(2)
+        self.color = create(2)
         self._to_space = SPACES[space]
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
@@ -41,35 +41,35 @@ class SplitModel(nn.Module):
         self.output_fmt = getattr(self.lightness, "output_fmt", "NCHW")
 
     def set_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """How the images are standardised: three means and deviations of pixels in [0, 1]."""
+        """How the images are standardized: three means and deviations of pixels in [0, 1]."""
         self.mean.copy_(torch.tensor(mean).view(3, 1, 1))
         self.std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised RGB (N, 3, H, W) -> lightness (N, 1, H, W) and colour (N, 2, H, W), in [-1, 1]."""
+        """Standardized RGB (N, 3, H, W) -> lightness (N, 1, H, W) and color (N, 2, H, W), in [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             rgb = images.to(self.mean.dtype) * self.std + self.mean
-            space = self._to_space(rgb.clamp(0, 1))  # noise and decayed pixels may stand for no colour
+            space = self._to_space(rgb.clamp(0, 1))  # noise and decayed pixels may stand for no color
         return space[:, :1], space[:, 1:]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        lightness, colour = self.split(images)
-        both = (self.lightness.forward_features(lightness), self.colour.forward_features(colour))
+        lightness, color = self.split(images)
+        both = (self.lightness.forward_features(lightness), self.color.forward_features(color))
         return torch.cat(both, dim=self._channel_dim(both[0]))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        lightness, colour = features.chunk(2, dim=self._channel_dim(features))
-        heads = (self.lightness.forward_head, lightness), (self.colour.forward_head, colour)
+        lightness, color = features.chunk(2, dim=self._channel_dim(features))
+        heads = (self.lightness.forward_head, lightness), (self.color.forward_head, color)
         return torch.cat([head(half, pre_logits=pre_logits) for head, half in heads], dim=1)
 
     def forward_intermediates(self, images: Tensor, **options: Any) -> tuple[Tensor, list[Tensor]]:
-        lightness, colour = self.split(images)
-        (last, maps), (last_colour, colour_maps) = (
+        lightness, color = self.split(images)
+        (last, maps), (last_color, color_maps) = (
             network.forward_intermediates(half, **options)
-            for network, half in ((self.lightness, lightness), (self.colour, colour))
+            for network, half in ((self.lightness, lightness), (self.color, color))
         )
-        both = torch.cat([last, last_colour], dim=self._channel_dim(last))
-        return both, [torch.cat(pair, dim=1) for pair in zip(maps, colour_maps, strict=True)]
+        both = torch.cat([last, last_color], dim=self._channel_dim(last))
+        return both, [torch.cat(pair, dim=1) for pair in zip(maps, color_maps, strict=True)]
 
     def _channel_dim(self, features: Tensor) -> int:
         return 1 if features.ndim == 4 and self.output_fmt == "NCHW" else -1

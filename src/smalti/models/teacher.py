@@ -18,7 +18,7 @@ _WEIGHTS = "use e.g. open_clip:ViT-B-32/openai, or open_clip:ViT-B-32/FILE; see 
 class Teacher(Protocol):
     """What a teacher has to be. One that is an `nn.Module` is frozen and moved to the images' device.
 
-    It may have `mean` and `std`, three numbers each: then it is given pixels standardised by them, else in [0, 1].
+    It may have `mean` and `std`, three numbers each: then it is given pixels standardized by them, else in [0, 1].
     """
 
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from smalti.training.recipe import Recipe
 def affinity_small() -> Recipe:
     """Two views of 32 px and mosaics against a teacher's similarities.
 
-    It cannot run without a teacher and labelled images: give --method.teacher open_clip:ARCHITECTURE/WEIGHTS, or a
+    It cannot run without a teacher and labeled images: give --method.teacher open_clip:ARCHITECTURE/WEIGHTS, or a
     Python file with a function `teacher()`.
     """
     return replace(

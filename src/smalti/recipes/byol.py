@@ -5,21 +5,21 @@ from dataclasses import replace
 from smalti.methods.byol import BYOLConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
-# BYOL's appendix B, Table 6: the query view is always blurred, the key view seldom, and only it is solarised.
+# BYOL's appendix B, Table 6: the query view is always blurred, the key view seldom, and only it is solarized.
 _QUERY = Augmentation(saturation=0.2, blur=1.0)
-_KEY = Augmentation(saturation=0.2, blur=0.1, solarise=0.2)
+_KEY = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
 _SCALE = (0.08, 1.0)
 
 
 def byol() -> Recipe:
     """Two standard views of 224 px, ResNet-50, 1000 epochs of ImageNet-1K, with the preset of the released code.
 
-    The loss is half of the paper's, of which LARS takes no notice but for biases and normalisation.
+    The loss is half of the paper's, of which LARS takes no notice but for biases and normalization.
     """
     return Recipe(
         name="byol",
@@ -29,8 +29,8 @@ def byol() -> Recipe:
             Crop(size=224, scale=_SCALE, augmentation=_QUERY),
             Crop(size=224, scale=_SCALE, augmentation=_KEY),
         ),
-        method=BYOLConfig(momentum=0.996),
-        optimiser=OptimiserConfig(
+        method=BYOLConfig(ema_momentum=0.996),
+        optimizer=OptimizerConfig(
             name="lars",
             base_lr=0.2,
             momentum=0.9,
@@ -51,8 +51,8 @@ def byol_300() -> Recipe:
         name="byol_300",
         source="arXiv:2006.07733, section 5 and released code",
         published="linear probe on ImageNet-1K, 300 epochs: 72.5",
-        method=BYOLConfig(momentum=0.99),
-        optimiser=replace(base.optimiser, base_lr=0.3, weight_decay=1e-6),
+        method=BYOLConfig(ema_momentum=0.99),
+        optimizer=replace(base.optimizer, base_lr=0.3, weight_decay=1e-6),
         epochs=300,
     )
 
@@ -65,7 +65,7 @@ def byol_two_crop() -> Recipe:
         name="byol_two_crop",
         source="MosRep's weak baseline on BYOL (ICLR 2023), section 3.1",
         published="",
-        optimiser=replace(base.optimiser, name="sgd", base_lr=0.7),
+        optimizer=replace(base.optimizer, name="sgd", base_lr=0.7),
         epochs=200,
         batch_size=2048,
     )
@@ -90,7 +90,7 @@ def mosrep_byol() -> Recipe:
         base,
         name="mosrep_byol",
         source="MosRep on BYOL (ICLR 2023), sections 2 and 3",
-        published="nearest neighbours on ImageNet-1K, 200 epochs: 0.8 above byol_multicrop",
+        published="nearest neighbors on ImageNet-1K, 200 epochs: 0.8 above byol_multicrop",
         views=(*base.views, mosaic),
     )
 
@@ -108,7 +108,7 @@ def byol_multicrop_in100() -> Recipe:
 def mosrep_byol_in100() -> Recipe:
     """MosRep on BYOL on ImageNet-100."""
     return _in100(
-        mosrep_byol(), published="nearest neighbours on ImageNet-100, 400 epochs: 2.0 above byol_multicrop_in100"
+        mosrep_byol(), published="nearest neighbors on ImageNet-100, 400 epochs: 2.0 above byol_multicrop_in100"
     )
 
 
@@ -128,7 +128,7 @@ def byol_small() -> Recipe:
         method=BYOLConfig(
             projector=ProjectorConfig(hidden=1024, dim=256, norm=True), predictor_hidden=1024, region_size=4
         ),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-3),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-3),
         epochs=200,
         batch_size=512,
     )

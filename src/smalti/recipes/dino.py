@@ -5,14 +5,14 @@ from dataclasses import replace
 from smalti.methods.dino import DINOConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.prototypes import PrototypeHeadConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
-# BYOL's (arXiv:2006.07733): the two standard views are blurred and solarised unlike.
+# BYOL's (arXiv:2006.07733): the two standard views are blurred and solarized unlike.
 _FIRST = Augmentation(saturation=0.2, blur=1.0)
-_SECOND = Augmentation(saturation=0.2, blur=0.1, solarise=0.2)
+_SECOND = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
 _LOCAL = Augmentation(saturation=0.2, blur=0.5)
 # Shares of the image's area: of standard views that stand alone, and of those that have local crops beside them.
 _ALONE, _GLOBAL, _PART = (0.14, 1.0), (0.4, 1.0), (0.05, 0.4)
@@ -27,7 +27,7 @@ def dino() -> Recipe:
         views=(Crop(scale=_ALONE, augmentation=_FIRST), Crop(scale=_ALONE, augmentation=_SECOND)),
         backbone=BackboneConfig(name="vit_small_patch16_224", options={"drop_path_rate": 0.1}),
         method=DINOConfig(head=PrototypeHeadConfig(norm_last=False)),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             name="adamw",
             base_lr=0.0005,
             weight_decay=0.04,

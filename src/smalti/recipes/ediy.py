@@ -31,7 +31,7 @@ def ediy_300() -> Recipe:
     """300 epochs, for the ablations of Table 1; momentum and weight decay are BYOL's for 300 epochs."""
     base = byol_300()
     return _ediy(
-        replace(base, optimiser=replace(base.optimiser, base_lr=0.2), accumulate=2),
+        replace(base, optimizer=replace(base.optimizer, base_lr=0.2), accumulate=2),
         name="ediy_300",
         source="arXiv:2106.00537, Table 1",
         published="Mask R-CNN R50-FPN 1x on COCO: 41.1 AP^bb, 37.3 AP^mk",
@@ -105,10 +105,10 @@ def ediy_small() -> Recipe:
     BYOL's loss counts twice as in Eq. 2, so the rate is halved and the weight decay doubled.
     """
     base = byol_small()
-    optimiser = replace(
-        base.optimiser, base_lr=base.optimiser.base_lr / 2, weight_decay=2 * base.optimiser.weight_decay
+    optimizer = replace(
+        base.optimizer, base_lr=base.optimizer.base_lr / 2, weight_decay=2 * base.optimizer.weight_decay
     )
-    return _ediy(replace(base, optimiser=optimiser), name="ediy_small", source="our small version of ediy")
+    return _ediy(replace(base, optimizer=optimizer), name="ediy_small", source="our small version of ediy")
 
 
 def _ediy(base: Recipe, name: str, source: str, published: str = "") -> Recipe:

@@ -5,15 +5,15 @@ from dataclasses import replace
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.montage import Montage
 
 # BYOL's two (arXiv:2006.07733, appendix B).
 _FIRST = Augmentation(saturation=0.2, blur=1.0)
-_SECOND = replace(_FIRST, blur=0.1, solarise=0.2)
-_MIRROR = Augmentation(jitter=0.0, grey=0.0, blur=0.0)  # of supervised training, beside the crop
+_SECOND = replace(_FIRST, blur=0.1, solarize=0.2)
+_MIRROR = Augmentation(jitter=0.0, gray=0.0, blur=0.0)  # of supervised training, beside the crop
 _SMALL = Augmentation(blur=0.0)  # blur says nothing at 32 px
 _AREA = (0.08, 1.0)
 
@@ -26,7 +26,7 @@ def mcl() -> Recipe:
         published="COCO, Mask R-CNN R50-FPN, 1x: 42.5 AP box, 38.2 mask; 2x: 43.4, 39.1; RetinaNet, 1x: 39.1",
         views=_levels(224, 4, (_FIRST, _SECOND)),
         method=MCLConfig(),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             name="lars",
             base_lr=1.0,
             weight_decay=1e-5,
@@ -62,7 +62,7 @@ def mcl_400() -> Recipe:
 
 
 def mcl_coco() -> Recipe:
-    """On the 241 thousand images of COCO, train and unlabelled: as many steps as on ImageNet."""
+    """On the 241 thousand images of COCO, train and unlabeled: as many steps as on ImageNet."""
     return replace(
         mcl(),
         name="mcl_coco",
@@ -95,7 +95,7 @@ def supervised_montage_r50() -> Recipe:
         published="COCO, Mask R-CNN R50-FPN, 1x: +3.2 AP box, +2.4 mask over supervised training",
         views=_levels(224, 4, (_MIRROR,)),
         method=SupervisedConfig(fpn=True, levels=4),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.1, momentum=0.9, weight_decay=1e-4, warmup_epochs=5),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.1, momentum=0.9, weight_decay=1e-4, warmup_epochs=5),
         epochs=100,
         batch_size=1024,
     )
@@ -112,7 +112,7 @@ def supervised_montage_swin_t() -> Recipe:
         published="COCO, Mask R-CNN Swin-T, 1x: +0.8 AP box, +0.7 mask over supervised training",
         backbone=BackboneConfig(name="swin_tiny_patch4_window7_224", options={"drop_path_rate": 0.2}),
         method=SupervisedConfig(fpn=True, levels=4, label_smoothing=0.1),
-        optimiser=OptimiserConfig(
+        optimizer=OptimizerConfig(
             name="adamw",
             base_lr=2.5e-4,
             weight_decay=0.05,
@@ -133,7 +133,7 @@ def mcl_small() -> Recipe:
         views=_levels(32, 3, (_SMALL, _SMALL)),
         backbone=BackboneConfig(name="resnet18", stem="stride8"),
         method=MCLConfig(level_weights=(1 / 2, 1 / 4, 1 / 4), channels=128, hidden=512, dim=128, region_size=4),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
         epochs=200,
         batch_size=512,
     )
@@ -147,7 +147,7 @@ def supervised_small() -> Recipe:
         views=(Crop(size=32, augmentation=_MIRROR),),
         backbone=BackboneConfig(name="resnet18", stem="stride8"),
         method=SupervisedConfig(region_size=4),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.05, momentum=0.9, weight_decay=5e-4, warmup_epochs=5),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.05, momentum=0.9, weight_decay=5e-4, warmup_epochs=5),
         epochs=200,
         batch_size=512,
     )

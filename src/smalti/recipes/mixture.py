@@ -12,7 +12,7 @@ from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.recipes.moco_small import moco_v2_small
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mixture import Mixture, UnMix
@@ -21,7 +21,7 @@ _SOURCE = "Rethinking Image Mixture (arXiv:2003.05438)"
 _DEMO = "Un-Mix (AAAI 2022), released CIFAR demonstration"
 # MoCo's first augmentation, as in the code base of CMC on which the paper builds.
 _MOCO_V1 = Augmentation(jitter=1.0, hue=0.4, blur=0.0)
-_CMC = Augmentation(jitter=0.0, grey=0.0, blur=0.0)  # crop and flip alone, as in CMC's released code
+_CMC = Augmentation(jitter=0.0, gray=0.0, blur=0.0)  # crop and flip alone, as in CMC's released code
 _CMC_SCALE = (0.08, 1.0)
 # The demonstration's crops; blur says nothing at 32 px.
 _CIFAR = Augmentation(blur=0.0)
@@ -36,8 +36,8 @@ def mixture_moco_in100_baseline() -> Recipe:
         source=f"{_SOURCE}, table 5",
         published="linear probe on ImageNet-100, 800 epochs: 78.2",
         views=(crop, crop),
-        method=MoCoConfig(projector=_LINEAR, momentum=0.99, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
+        method=MoCoConfig(projector=_LINEAR, ema_momentum=0.99, queue=16384, temperature=0.07),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
         batch_size=128,
     )
@@ -50,7 +50,7 @@ def mixture_moco_in100_baseline_240() -> Recipe:
         base,
         name="mixture_moco_in100_baseline_240",
         published="linear probe on ImageNet-100, 240 epochs: 73.4",
-        optimiser=replace(base.optimiser, drops=(120, 160, 200)),
+        optimizer=replace(base.optimizer, drops=(120, 160, 200)),
         epochs=240,
     )
 
@@ -99,8 +99,8 @@ def mixture_moco_baseline() -> Recipe:
         source=f"{_SOURCE}, table 6",
         published="linear probe on ImageNet-1K, 200 epochs: 59.5",
         views=(crop, crop),
-        method=MoCoConfig(projector=_LINEAR, momentum=0.999, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
+        method=MoCoConfig(projector=_LINEAR, ema_momentum=0.999, queue=16384, temperature=0.07),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
         batch_size=256,
     )
@@ -160,11 +160,11 @@ def unmix_moco_small() -> Recipe:
         views=(*base.views, UnMix(size=32, augmentation=_CIFAR)),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
-            momentum=0.99,
+            ema_momentum=0.99,
             queue=4096,
             temperature=0.1,
             batch_negatives=False,
-            norm_group=64,
+            shuffle_bn_group=64,
             region_size=4,
         ),
     )
@@ -182,8 +182,8 @@ def mixture_cmc_in100_baseline() -> Recipe:
         published="linear probe on ImageNet-100, 800 epochs: 78.7",
         views=(crop,),
         backbone=BackboneConfig(name="resnet50", width=0.5, split="ycbcr"),
-        method=CMCConfig(projector=_LINEAR, momentum=0.99, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
+        method=CMCConfig(projector=_LINEAR, ema_momentum=0.99, queue=16384, temperature=0.07),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
         batch_size=128,
     )
@@ -196,7 +196,7 @@ def mixture_cmc_in100_baseline_240() -> Recipe:
         base,
         name="mixture_cmc_in100_baseline_240",
         published="linear probe on ImageNet-100, 240 epochs: 75.7",
-        optimiser=replace(base.optimiser, drops=(120, 160, 200)),
+        optimizer=replace(base.optimizer, drops=(120, 160, 200)),
         epochs=240,
     )
 
@@ -242,8 +242,8 @@ def cmc() -> Recipe:
         source="CMC (arXiv:1906.05849), with image mixture's negatives",
         views=(crop,),
         backbone=BackboneConfig(name="resnet50", width=0.5, split="lab"),
-        method=CMCConfig(projector=_LINEAR, momentum=0.999, queue=16384, temperature=0.07),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
+        method=CMCConfig(projector=_LINEAR, ema_momentum=0.999, queue=16384, temperature=0.07),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
         batch_size=256,
     )
@@ -260,7 +260,7 @@ def cmc_small() -> Recipe:
         published="",
         views=(crop,),
         backbone=replace(base.backbone, width=0.5, split="ycbcr"),
-        method=CMCConfig(momentum=0.99, queue=4096, temperature=0.1, region_size=4),
+        method=CMCConfig(ema_momentum=0.99, queue=4096, temperature=0.1, region_size=4),
     )
 
 
@@ -330,12 +330,12 @@ def _demo(name: str, published: str, mixed: bool, symmetric: bool) -> Recipe:
         views=(crop, crop, mixture) if mixed else (crop, crop),
         method=MoCoConfig(
             projector=_LINEAR,
-            momentum=0.99,
+            ema_momentum=0.99,
             queue=4096,
             temperature=0.1,
             symmetric=symmetric,
             batch_negatives=False,
-            norm_group=64,
+            shuffle_bn_group=64,
             region_size=4,
         ),
         epochs=1000,

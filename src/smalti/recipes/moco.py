@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from smalti.methods.moco import MoCoConfig
 from smalti.models.heads import ProjectorConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
@@ -19,7 +19,7 @@ def moco_v2() -> Recipe:
         views=(Crop(size=224), Crop(size=224)),
         method=MoCoConfig(projector=ProjectorConfig(kind="conv", dim=128)),
         # The text says 0.3; the released script's 0.03 is MoCo-v2's own.
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
         epochs=200,
         batch_size=256,
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
@@ -24,13 +24,13 @@ def moco_v2_small() -> Recipe:
         backbone=BackboneConfig(name="resnet18", stem="stride8"),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
-            momentum=0.99,
+            ema_momentum=0.99,
             queue=4096,
             temperature=0.1,
-            norm_group=64,
+            shuffle_bn_group=64,
             region_size=4,
         ),
-        optimiser=OptimiserConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
+        optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
         epochs=200,
         batch_size=512,
     )

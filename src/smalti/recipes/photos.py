@@ -14,13 +14,13 @@ from smalti.views.mosaic import Mosaic
 def photos_demo() -> Recipe:
     """A narrow ResNet-10 and views of 48 px, after `mosrep_moco_small`.
 
-    Nineteen photographs are told apart by their colours, so colours change little; a run of some hundred steps needs a
+    Nineteen photographs are told apart by their colors, so colors change little; a run of some hundred steps needs a
     momentum network that follows within tens of them. Mosaics are not jittered: on a map of 3 x 3 cells runs
     without scored 0.79 to 0.80 and runs with it 0.77 to 0.80 (1-NN, two and four
     runs, those on one thread in results/quality_cpu.json).
     """
     base = mosrep_moco_small()
-    augmentation = Augmentation(jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.1, hue=0.0, grey=0.0, blur=0.0)
+    augmentation = Augmentation(jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.1, hue=0.0, gray=0.0, blur=0.0)
     view = Crop(size=48, augmentation=augmentation)
     return replace(
         base,
@@ -33,13 +33,13 @@ def photos_demo() -> Recipe:
         ),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
-            momentum=0.97,
+            ema_momentum=0.97,
             queue=1024,
             temperature=0.2,
-            norm_group=32,
+            shuffle_bn_group=32,
             region_size=3,
         ),
-        optimiser=replace(base.optimiser, base_lr=0.5, weight_decay=1e-4, warmup_epochs=1.0),
+        optimizer=replace(base.optimizer, base_lr=0.5, weight_decay=1e-4, warmup_epochs=1.0),
         epochs=10,
         batch_size=64,
     )

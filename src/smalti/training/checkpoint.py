@@ -15,19 +15,19 @@ from smalti.files import atomic
 from smalti.training.module import Pretraining
 
 
-def save_checkpoint(path: Path, module: Pretraining, optimiser: torch.optim.Optimizer) -> None:
+def save_checkpoint(path: Path, module: Pretraining, optimizer: torch.optim.Optimizer) -> None:
     """Write the run's state; the file appears whole or not at all."""
     state = {
         "next_step": module.next_step,
         "method": module.method.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
     }
     with atomic(path) as temporary:
         torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path, module: Pretraining) -> None:
-    """Put the module where the checkpoint left off; its optimiser takes its state when it is made.
+    """Put the module where the checkpoint left off; its optimizer takes its state when it is made.
 
     Raises:
         UserError: the file is not a checkpoint of this run's method.
@@ -42,4 +42,4 @@ def load_checkpoint(path: Path, module: Pretraining) -> None:
             f"checkpoint {path}: {reason.splitlines()[0]}", "a checkpoint of this recipe", "give another --out"
         ) from error
     module.next_step = state["next_step"]
-    module.optimiser_state = state["optimiser"]
+    module.optimizer_state = state["optimizer"]

@@ -30,13 +30,13 @@ from smalti.training.checkpoint import load_checkpoint
 from smalti.training.hardware import available_cores, resolve_precision, unfuse_attention
 from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.loader import Batch, BatchOrder, ViewDataset, make_loader
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """What a run uses and how often it reports; nothing here changes what is learnt.
+    """What a run uses and how often it reports; nothing here changes what is learned.
 
     Attributes:
         devices: GPUs, or on a machine without any, processes.
@@ -84,7 +84,7 @@ def fit(
         source: the images.
         run: where to write.
         recipe: what to learn and how.
-        statistics: normalisation and range of the pixels.
+        statistics: normalization and range of the pixels.
         engine: devices, workers and reports.
         export: writes the encoder file; called at every checkpoint.
         monitors: score the backbone now and then.
@@ -97,10 +97,10 @@ def fit(
     ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction, writes=is_first())
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
-    order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.deal_block)
+    order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block_size)
     order.share(engine.devices * engine.nodes)
     for view in recipe.views:
-        view.check_block(order.deal_block)
+        view.check_block(order.block_size)
     module = make_module(recipe, statistics, order, source.class_names)
     if is_first():  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
@@ -120,8 +120,8 @@ def make_module(
 ) -> Pretraining:
     """The untrained module of a recipe, its weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    normalisation = Normalisation(statistics.mean, statistics.std)
-    method = recipe.method.build(recipe.backbone, DataInfo(normalisation, class_names))
+    normalize = Normalize(statistics.mean, statistics.std)
+    method = recipe.method.build(recipe.backbone, DataInfo(normalize, class_names))
     for view in recipe.views:
         method.encoder().check_size(view.canvas_size)
     method.to(memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ def make_module(
         unfuse_attention(method)
     steps_per_epoch = order.steps_per_epoch // recipe.accumulate * recipe.accumulate
     order.check_parts(recipe.accumulate)
-    return Pretraining(method, recipe, normalisation, steps_per_epoch)
+    return Pretraining(method, recipe, normalize, steps_per_epoch)
 
 
 def _make_loader(

@@ -13,12 +13,12 @@ from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
 from smalti.schedules import cosine, warmup_cosine, warmup_drops
-from smalti.training.optim import clip_gradients, make_optimiser, scale_learning_rate
+from smalti.training.optim import clip_gradients, make_optimizer, scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
-from smalti.views.draws import mix
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.loader import Batch, canvases
+from smalti.views.rng import mix
 
 
 class Pretraining(L.LightningModule):
@@ -29,21 +29,21 @@ class Pretraining(L.LightningModule):
     Args:
         method: what learns.
         recipe: how.
-        normalisation: of the pixels.
+        normalization: of the pixels.
         steps_per_epoch: batches, counted in parts where gradients are accumulated.
     """
 
     first_bad_step: Tensor
 
-    def __init__(self, method: Method, recipe: Recipe, normalisation: Normalisation, steps_per_epoch: int) -> None:
+    def __init__(self, method: Method, recipe: Recipe, normalize: Normalize, steps_per_epoch: int) -> None:
         super().__init__()
         self.method = method
         self.recipe = recipe
-        self.normalisation = normalisation
+        self.normalize = normalize
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = recipe.epochs * steps_per_epoch
         self.next_step = 0
-        self.optimiser_state: dict[str, Any] | None = None
+        self.optimizer_state: dict[str, Any] | None = None
         self.logs: dict[str, Tensor] = {}
         self.loader: Callable[[int, int], DataLoader[Batch]] | None = None
         self.bad_images: list[tuple[str, str]] = []
@@ -56,9 +56,9 @@ class Pretraining(L.LightningModule):
         return self.loader(self.trainer.global_rank, self.trainer.world_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> tuple[int, list[Canvas]]:
-        """Make the canvases here: outside autocast, so that colours keep their precision."""
+        """Make the canvases here: outside autocast, so that colors keep their precision."""
         self.bad_images.extend(batch.bad)
-        return batch.step, canvases(batch, self.recipe.views, self.normalisation)
+        return batch.step, canvases(batch, self.recipe.views, self.normalize)
 
     def training_step(self, batch: tuple[int, Sequence[Canvas]], batch_idx: int) -> Tensor:
         step, views = batch
@@ -80,30 +80,30 @@ class Pretraining(L.LightningModule):
         )
 
     def learning_rate(self, step: int) -> float:
-        """Of the optimiser step that ends with the given step."""
+        """Of the optimizer step that ends with the given step."""
         recipe = self.recipe
-        warmup = round(recipe.optimiser.warmup_epochs * self.steps_per_epoch)
-        peak = scale_learning_rate(recipe.optimiser.base_lr, recipe.batch_size)
-        if recipe.optimiser.drops:
-            drops = [round(epoch * self.steps_per_epoch) for epoch in recipe.optimiser.drops]
+        warmup = round(recipe.optimizer.warmup_epochs * self.steps_per_epoch)
+        peak = scale_learning_rate(recipe.optimizer.base_lr, recipe.batch_size)
+        if recipe.optimizer.drops:
+            drops = [round(epoch * self.steps_per_epoch) for epoch in recipe.optimizer.drops]
             return warmup_drops(step, warmup, drops, peak)
-        return warmup_cosine(step, self.total_steps, warmup, peak, recipe.optimiser.final_lr)
+        return warmup_cosine(step, self.total_steps, warmup, peak, recipe.optimizer.final_lr)
 
     def weight_decay(self, step: int) -> float:
-        """Of the optimiser step that ends with the given step, for the weights that decay."""
-        start, end = self.recipe.optimiser.weight_decay, self.recipe.optimiser.final_weight_decay
+        """Of the optimizer step that ends with the given step, for the weights that decay."""
+        start, end = self.recipe.optimizer.weight_decay, self.recipe.optimizer.final_weight_decay
         return start if end is None else cosine(start, end, step / self.total_steps)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimiser = make_optimiser(self.recipe.optimiser, self.method, self.recipe.batch_size)
-        if self.optimiser_state is not None:
-            optimiser.load_state_dict(self.optimiser_state)
-            self.optimiser_state = None
-        return optimiser
+        optimizer = make_optimizer(self.recipe.optimizer, self.method, self.recipe.batch_size)
+        if self.optimizer_state is not None:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        return optimizer
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Called by Lightning between the backward pass and the step."""
-        clip_gradients(self.recipe.optimiser, self.method)
+        clip_gradients(self.recipe.optimizer, self.method)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -134,7 +134,7 @@ class Pretraining(L.LightningModule):
         raise UserError(
             f"{what} NaN or infinite at step {step}",
             "finite numbers",
-            f"lower --optimiser.base-lr or add warm-up epochs; the last good checkpoint is {last_good}",
+            f"lower --optimizer.base-lr or add warm-up epochs; the last good checkpoint is {last_good}",
         )
 
     def _has_finite_weights(self) -> bool:

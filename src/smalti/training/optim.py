@@ -1,4 +1,4 @@
-"""The one learning-rate rule, and optimisers by name."""
+"""The one learning-rate rule, and optimizers by name."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ REFERENCE_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """How weights are moved.
 
     Attributes:
@@ -21,7 +21,7 @@ class OptimiserConfig:
         base_lr: learning rate at a batch of 256 images.
         momentum: of SGD and LARS.
         weight_decay: pulls every weight, or see `decay_norm_and_bias`.
-        decay_norm_and_bias: normalisation and bias parameters decay too, as in MoCo; LARS then adapts them too.
+        decay_norm_and_bias: normalization and bias parameters decay too, as in MoCo; LARS then adapts them too.
         warmup_epochs: epochs over which the rate rises from 0.
         final_lr: learning rate, of any batch, that the cosine falls to.
         drops: epochs at which the rate falls to a tenth, in place of the cosine; none for the cosine.
@@ -62,11 +62,11 @@ class OptimiserConfig:
 
 
 def scale_learning_rate(base_lr: float, batch_size: int) -> float:
-    """base * batch / 256 (Goyal et al., arXiv:1706.02677), the batch being that of an optimiser step on all devices."""
+    """base * batch / 256 (Goyal et al., arXiv:1706.02677), the batch being that of an optimizer step on all devices."""
     return base_lr * batch_size / REFERENCE_BATCH
 
 
-def clip_gradients(config: OptimiserConfig, module: nn.Module) -> None:
+def clip_gradients(config: OptimizerConfig, module: nn.Module) -> None:
     """Shorten gradients that are longer than `clip_norm`."""
     if not config.clip_norm:
         return
@@ -75,8 +75,8 @@ def clip_gradients(config: OptimiserConfig, module: nn.Module) -> None:
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
 
 
-def make_optimiser(config: OptimiserConfig, module: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-    """The optimiser of every parameter of `module` that takes gradients."""
+def make_optimizer(config: OptimizerConfig, module: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+    """The optimizer of every parameter of `module` that takes gradients."""
     rate = scale_learning_rate(config.base_lr, batch_size)
     groups = _groups(config, module)
     if config.name == "adamw":
@@ -86,11 +86,11 @@ def make_optimiser(config: OptimiserConfig, module: nn.Module, batch_size: int) 
     return torch.optim.SGD(groups, lr=rate, momentum=config.momentum)
 
 
-def _groups(config: OptimiserConfig, module: nn.Module) -> list[dict[str, object]]:
+def _groups(config: OptimizerConfig, module: nn.Module) -> list[dict[str, object]]:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if config.decay_norm_and_bias:
         return [{"params": parameters, "weight_decay": config.weight_decay}]
-    # Normalisation weights and all biases are the vectors; timm's LARS adapts only groups that decay.
+    # Normalize weights and all biases are the vectors; timm's LARS adapts only groups that decay.
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -15,9 +15,9 @@ from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
-from smalti.training.optim import OptimiserConfig
+from smalti.training.optim import OptimizerConfig
+from smalti.views.blocks import choose_block
 from smalti.views.crops import Crop
-from smalti.views.dealing import choose_block
 from smalti.views.erasing import Cutout, RandomErasing
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
@@ -40,9 +40,9 @@ class Recipe:
         views: compositions made of every batch; the first two (or one, as the method asks) are the standard views.
         backbone: the network to train.
         method: what it learns by.
-        optimiser: how its weights move.
+        optimizer: how its weights move.
         epochs: passes over the images.
-        batch_size: images of an optimiser step, over all devices.
+        batch_size: images of an optimizer step, over all devices.
         accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
         block: images among which canvases are dealt; 0 for what `choose_block` says of the batch and the views.
         seed: of everything random.
@@ -58,7 +58,7 @@ class Recipe:
     views: tuple[AnyComposition, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: AnyMethod = field(default_factory=MoCoConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 200
     batch_size: int = 256
     accumulate: int = 1
@@ -101,7 +101,7 @@ class Recipe:
         return self.batch_size // self.accumulate
 
     @property
-    def deal_block(self) -> int:
+    def block_size(self) -> int:
         """Images among which canvases are dealt."""
         return self.block or choose_block(self.micro_batch, self.views)
 

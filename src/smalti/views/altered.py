@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from smalti.views.crops import Augmentation, Crop, check_crop
-from smalti.views.draws import Draws
 from smalti.views.plan import Ints, Plan
+from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class AlteredCrop:
     def check_block(self, block: int) -> None:
         return
 
-    def plan_crops(self, sizes: Ints, draws: Draws) -> Plan:
+    def plan_crops(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """The plan of the crops before they are changed: that of `Crop` with the same settings and draws."""
         crop = Crop(size=self.size, scale=self.scale, ratio=self.ratio, augmentation=self.augmentation)
-        return crop.plan(sizes, draws)
+        return crop.plan(sizes, rng)
 
 
 def inside(boxes: Ints, pixels: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Regions:
             label=None if self.label is None else self.label.to(device, non_blocking=True),
         )
 
-    def labelled(self, labels: Tensor) -> Self:
+    def labeled(self, labels: Tensor) -> Self:
         """The same regions with the classes of this rank's images, (B,) int64."""
         return replace(self, label=labels.to(self.source.device)[self.source])
 
@@ -52,7 +52,7 @@ class Canvas:
     """Composed images and their regions.
 
     Attributes:
-        pixels: (N, C, H, W) normalised pixels.
+        pixels: (N, C, H, W) normalized pixels.
         regions: what is where.
     """
 

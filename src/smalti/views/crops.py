@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from smalti.checks import require_fraction
 from smalti.errors import UserError
 from smalti.views.canvas import Canvas, Regions
-from smalti.views.draws import Draws
 from smalti.views.plan import Floats, Ints, Plan, flatten
+from smalti.views.rng import ViewRNG
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop, which then falls back to a central crop
 
@@ -29,10 +29,10 @@ class Augmentation:
         contrast: likewise.
         saturation: likewise.
         hue: turn drawn from [-h, h], in [0, 0.5].
-        grey: probability of losing the colours.
+        gray: probability of losing the colors.
         blur: probability of a Gaussian blur.
         sigma: range of its sigma, pixels of the view.
-        solarise: probability of inverting values from 128/255 up (BYOL).
+        solarize: probability of inverting values from 128/255 up (BYOL).
     """
 
     flip: float = 0.5
@@ -41,15 +41,15 @@ class Augmentation:
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
-    solarise: float = 0.0
+    solarize: float = 0.0
 
     def __post_init__(self) -> None:
-        require_fraction(self, "flip", "jitter", "grey", "blur", "solarise", "brightness", "contrast", "saturation")
+        require_fraction(self, "flip", "jitter", "gray", "blur", "solarize", "brightness", "contrast", "saturation")
         if not 0 <= self.hue <= 0.5:
-            raise UserError(f"augmentation.hue {self.hue}", "a part of the colour wheel", "use 0 to 0.5")
+            raise UserError(f"augmentation.hue {self.hue}", "a part of the color wheel", "use 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
             raise UserError(f"augmentation.sigma {self.sigma}", "a range above 0", "use e.g. 0.1 2.0")
 
@@ -91,12 +91,12 @@ class Crop:
     def check_block(self, block: int) -> None:
         return
 
-    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """One canvas for each crop, image by image: N = B * count, K = 1."""
         canvases = len(sizes) * self.count
         source = torch.arange(len(sizes)).repeat_interleave(self.count)[:, None]  # (N, 1)
         return Plan(
-            tiles=flatten(draw_tiles(sizes, draws, self.count, self.scale, self.ratio, self.augmentation)),
+            tiles=flatten(draw_tiles(sizes, rng, self.count, self.scale, self.ratio, self.augmentation)),
             tile_size=self.size,
             slots=np.arange(canvases)[:, None, None],
             offset=np.zeros((canvases, 2), dtype=np.int64),
@@ -127,7 +127,7 @@ def check_crop(size: int, scale: tuple[float, float], ratio: tuple[float, float]
 
 def draw_tiles(
     sizes: Ints,
-    draws: Draws,
+    rng: ViewRNG,
     crops: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
@@ -136,16 +136,16 @@ def draw_tiles(
     """The fields of `Tiles`, each (B, R) or (B, R, 4), for R crops of images of `sizes` (B, 2: width, height)."""
     tiles: dict[str, NDArray] = {
         "image": np.repeat(np.arange(len(sizes))[:, None], crops, axis=1),
-        "crop": _draw_boxes(sizes, draws, crops, scale, ratio),
-        "flip": draws.per_image("flip", crops)[..., 0] < augmentation.flip,
+        "crop": _draw_boxes(sizes, rng, crops, scale, ratio),
+        "flip": rng.per_image("flip", crops)[..., 0] < augmentation.flip,
     }
-    return tiles | _draw_blur(draws, crops, augmentation) | _draw_colours(draws, crops, augmentation)
+    return tiles | _draw_blur(rng, crops, augmentation) | _draw_colors(rng, crops, augmentation)
 
 
-def _draw_boxes(sizes: Ints, draws: Draws, crops: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Ints:
+def _draw_boxes(sizes: Ints, rng: ViewRNG, crops: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Ints:
     width, height = sizes[:, 0, None, None], sizes[:, 1, None, None]
-    area = width * height * _between(draws.per_image("area", crops, _ATTEMPTS), scale)
-    aspect = np.exp(_between(draws.per_image("aspect", crops, _ATTEMPTS), (np.log(ratio[0]), np.log(ratio[1]))))
+    area = width * height * _between(rng.per_image("area", crops, _ATTEMPTS), scale)
+    aspect = np.exp(_between(rng.per_image("aspect", crops, _ATTEMPTS), (np.log(ratio[0]), np.log(ratio[1]))))
     w = np.rint(np.sqrt(area * aspect)).astype(np.int64)  # (B, R, attempts)
     h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
@@ -157,34 +157,34 @@ def _draw_boxes(sizes: Ints, draws: Draws, crops: int, scale: tuple[float, float
     fallback_w = np.minimum(width, np.rint(height * ratio[1])).astype(np.int64).clip(1)
     fallback_h = np.minimum(height, np.rint(width / ratio[0])).astype(np.int64).clip(1)
     w, h = np.where(any_fits, w, fallback_w), np.where(any_fits, h, fallback_h)
-    x = np.floor(draws.per_image("x", crops)[..., 0] * (width - w + 1)).astype(np.int64)
-    y = np.floor(draws.per_image("y", crops)[..., 0] * (height - h + 1)).astype(np.int64)
+    x = np.floor(rng.per_image("x", crops)[..., 0] * (width - w + 1)).astype(np.int64)
+    y = np.floor(rng.per_image("y", crops)[..., 0] * (height - h + 1)).astype(np.int64)
     x, y = np.where(any_fits, x, (width - w) // 2), np.where(any_fits, y, (height - h) // 2)
     return np.stack([x, y, x + w, y + h], axis=-1)
 
 
-def _draw_blur(draws: Draws, crops: int, augmentation: Augmentation) -> dict[str, NDArray]:
-    happens = draws.per_image("blur", crops)[..., 0] < augmentation.blur
-    sigma = _between(draws.per_image("sigma", crops)[..., 0], augmentation.sigma)
+def _draw_blur(rng: ViewRNG, crops: int, augmentation: Augmentation) -> dict[str, NDArray]:
+    happens = rng.per_image("blur", crops)[..., 0] < augmentation.blur
+    sigma = _between(rng.per_image("sigma", crops)[..., 0], augmentation.sigma)
     return {"sigma": np.where(happens, sigma, 0.0)}
 
 
-def _draw_colours(draws: Draws, crops: int, augmentation: Augmentation) -> dict[str, NDArray]:
-    jitter = draws.per_image("jitter", crops)[..., 0] < augmentation.jitter
-    colours: dict[str, NDArray] = {}
+def _draw_colors(rng: ViewRNG, crops: int, augmentation: Augmentation) -> dict[str, NDArray]:
+    jitter = rng.per_image("jitter", crops)[..., 0] < augmentation.jitter
+    colors: dict[str, NDArray] = {}
     for name in ("brightness", "contrast", "saturation"):
         strength = getattr(augmentation, name)
-        factor = _between(draws.per_image(name, crops)[..., 0], (1 - strength, 1 + strength))
-        colours[name] = np.where(jitter, factor, 1.0)
-    turn = _between(draws.per_image("hue", crops)[..., 0], (-augmentation.hue, augmentation.hue))
-    colours["hue"] = np.where(jitter, turn, 0.0)
+        factor = _between(rng.per_image(name, crops)[..., 0], (1 - strength, 1 + strength))
+        colors[name] = np.where(jitter, factor, 1.0)
+    turn = _between(rng.per_image("hue", crops)[..., 0], (-augmentation.hue, augmentation.hue))
+    colors["hue"] = np.where(jitter, turn, 0.0)
     # In a random order of the four changes only contrast and saturation feel on which side of hue they stand.
-    rank = draws.per_image("order", crops, 3)
-    colours["contrast_last"] = rank[..., 0] > rank[..., 2]
-    colours["saturation_last"] = rank[..., 1] > rank[..., 2]
-    colours["grey"] = draws.per_image("grey", crops)[..., 0] < augmentation.grey
-    colours["solarise"] = np.where(draws.per_image("solarise", crops)[..., 0] < augmentation.solarise, 128 / 255, 2.0)
-    return colours
+    rank = rng.per_image("order", crops, 3)
+    colors["contrast_last"] = rank[..., 0] > rank[..., 2]
+    colors["saturation_last"] = rank[..., 1] > rank[..., 2]
+    colors["gray"] = rng.per_image("grey", crops)[..., 0] < augmentation.gray
+    colors["solarize"] = np.where(rng.per_image("solarise", crops)[..., 0] < augmentation.solarize, 128 / 255, 2.0)
+    return colors
 
 
 def _between(u: Floats, bounds: tuple[float, float]) -> Floats:

@@ -13,8 +13,8 @@ from smalti.checks import require_count, require_fraction
 from smalti.errors import UserError
 from smalti.views.altered import AlteredCrop, inside
 from smalti.views.canvas import Canvas
-from smalti.views.draws import Draws
 from smalti.views.plan import Floats, Ints, Plan
+from smalti.views.rng import ViewRNG
 
 _ATTEMPTS = 20
 
@@ -25,7 +25,7 @@ class ErasingPlan(Plan):
 
     Attributes:
         erased: (N, 4) xyxy, whole pixels, right and bottom exclusive; empty for nothing.
-        fill: (N,) value of the erased pixels after normalisation.
+        fill: (N,) value of the erased pixels after normalization.
     """
 
     erased: Ints
@@ -34,7 +34,7 @@ class ErasingPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class Cutout(AlteredCrop):
-    """A square around a random centre is set to the mean colour (arXiv:1708.04552); what leaves the canvas is lost.
+    """A square around a random center is set to the mean color (arXiv:1708.04552); what leaves the canvas is lost.
 
     Attributes:
         probability: of erasing.
@@ -52,14 +52,14 @@ class Cutout(AlteredCrop):
     def resized(self, factor: float) -> Self:
         return replace(super().resized(factor), side=round(self.side * factor))
 
-    def plan(self, sizes: Ints, draws: Draws) -> ErasingPlan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> ErasingPlan:
         """One canvas an image: N = B, K = 1."""
         count = len(sizes)
-        centre = np.floor(self.size * _per_image(draws, "cutout centre", 2)).astype(np.int64)
-        corner = centre - self.side // 2
+        center = np.floor(self.size * _per_image(rng, "cutout centre", 2)).astype(np.int64)
+        corner = center - self.side // 2
         boxes = np.concatenate([corner, corner + self.side], axis=1).clip(0, self.size)
-        happens = _per_image(draws, "cutout", 1) < self.probability
-        crops = self.plan_crops(sizes, draws)
+        happens = _per_image(rng, "cutout", 1) < self.probability
+        crops = self.plan_crops(sizes, rng)
         return ErasingPlan(**vars(crops), erased=np.where(happens, boxes, 0), fill=np.zeros(count))
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
@@ -71,7 +71,7 @@ class RandomErasing(AlteredCrop):
     """A box of random area and shape takes one random value (arXiv:1708.04896).
 
     That paper draws a value for every pixel; the released control of image mixture draws one from [0, 1) for the whole
-    box, on normalised pixels, which is done here.
+    box, on normalized pixels, which is done here.
 
     Attributes:
         probability: of erasing.
@@ -91,30 +91,30 @@ class RandomErasing(AlteredCrop):
         if not 0 < self.aspect <= 1:
             raise UserError(f"aspect {self.aspect}", "a number in (0, 1]", "use e.g. 0.3")
 
-    def plan(self, sizes: Ints, draws: Draws) -> ErasingPlan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> ErasingPlan:
         """One canvas an image: N = B, K = 1."""
-        happens = _per_image(draws, "erasing", 1) < self.probability
-        crops = self.plan_crops(sizes, draws)
+        happens = _per_image(rng, "erasing", 1) < self.probability
+        crops = self.plan_crops(sizes, rng)
         return ErasingPlan(
             **vars(crops),
-            erased=np.where(happens, self._draw_boxes(draws), 0),
-            fill=_per_image(draws, "erasing fill", 1)[:, 0],
+            erased=np.where(happens, self._draw_boxes(rng), 0),
+            fill=_per_image(rng, "erasing fill", 1)[:, 0],
         )
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
         return erase(canvas, plan)
 
-    def _draw_boxes(self, draws: Draws) -> Ints:
+    def _draw_boxes(self, rng: ViewRNG) -> Ints:
         """(N, 4) the first of A boxes that fits the canvas (Algorithm 1); empty where none does."""
         low, high = self.area
-        area = self.size**2 * (low + (high - low) * _per_image(draws, "erasing area", _ATTEMPTS))  # (N, A)
+        area = self.size**2 * (low + (high - low) * _per_image(rng, "erasing area", _ATTEMPTS))  # (N, A)
         span = 1 / self.aspect - self.aspect
-        aspect = self.aspect + span * _per_image(draws, "erasing aspect", _ATTEMPTS)
+        aspect = self.aspect + span * _per_image(rng, "erasing aspect", _ATTEMPTS)
         sides = np.stack([np.sqrt(area / aspect), np.sqrt(area * aspect)], axis=-1).astype(np.int64)  # (N, A, 2)
         fits = sides.max(axis=-1) < self.size
         first = fits.argmax(axis=1)[:, None, None]
         side = np.take_along_axis(sides, first, axis=1)[:, 0] * fits.max(axis=1, keepdims=True)  # (N, 2)
-        corner = np.floor((self.size - side) * _per_image(draws, "erasing corner", 2)).astype(np.int64)
+        corner = np.floor((self.size - side) * _per_image(rng, "erasing corner", 2)).astype(np.int64)
         return np.concatenate([corner, corner + side], axis=1)
 
 
@@ -125,6 +125,6 @@ def erase(canvas: Canvas, plan: Plan) -> Canvas:
     return replace(canvas, pixels=torch.where(inside(plan.erased, canvas.pixels), fill, canvas.pixels))
 
 
-def _per_image(draws: Draws, field: str, count: int) -> Floats:
+def _per_image(rng: ViewRNG, field: str, count: int) -> Floats:
     """(N, count) uniform numbers."""
-    return draws.per_image(field, draws=count)[:, 0]
+    return rng.per_image(field, numbers=count)[:, 0]

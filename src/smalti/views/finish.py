@@ -1,4 +1,4 @@
-"""From rendered pixels to what the network sees: normalised, and the uncovered ground filled.
+"""From rendered pixels to what the network sees: normalized, and the uncovered ground filled.
 
 Legend: N canvases, C channels, L side of a canvas.
 """
@@ -13,21 +13,21 @@ from smalti.views.plan import Composition, Plan
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalize:
     """Per-channel mean and standard deviation of pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) uint8, or float in [0, 1], -> standardised float, memory order kept."""
+        """(N, C, H, W) uint8, or float in [0, 1], -> standardized float, memory order kept."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
         mean, std = self._of(pixels)
         return (pixels - mean) / std
 
     def undo(self, pixels: Tensor) -> Tensor:
-        """(..., C, H, W) standardised -> in [0, 1]."""
+        """(..., C, H, W) standardized -> in [0, 1]."""
         mean, std = self._of(pixels)
         return pixels * std + mean
 
@@ -37,12 +37,12 @@ class Normalisation:
         return mean, std
 
 
-def finish(composition: Composition, plan: Plan, pixels: Tensor, normalisation: Normalisation) -> Canvas:
+def finish(composition: Composition, plan: Plan, pixels: Tensor, normalize: Normalize) -> Canvas:
     """Rendered canvases (N, C, L, L) -> Canvas."""
-    normalised = normalisation(pixels)
+    normalized = normalize(pixels)
     if not plan.covered:
-        normalised = _fill(plan, normalised)
-    return composition.apply(Canvas(pixels=normalised, regions=plan.regions.to(pixels.device)), plan)
+        normalized = _fill(plan, normalized)
+    return composition.apply(Canvas(pixels=normalized, regions=plan.regions.to(pixels.device)), plan)
 
 
 def _fill(plan: Plan, pixels: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
+from smalti.views.blocks import choose_block
 from smalti.views.canvas import Canvas
-from smalti.views.dealing import choose_block
-from smalti.views.draws import Draws, field_key, mix, permutation
-from smalti.views.finish import Normalisation, finish
+from smalti.views.finish import Normalize, finish
 from smalti.views.plan import Composition, Plan
 from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer
+from smalti.views.rng import ViewRNG, field_key, mix, permutation
 
 _ATTEMPTS = 1000
 
@@ -67,7 +67,7 @@ class BatchOrder:
         return self.num_images // self.batch_size
 
     @property
-    def deal_block(self) -> int:
+    def block_size(self) -> int:
         """Images in a block."""
         return self.block or choose_block(self.batch_size)
 
@@ -83,9 +83,9 @@ class BatchOrder:
     def share(self, world_size: int) -> int:
         """Images of a step on each of several processes; UserError where a block would be split between two."""
         share, rest = divmod(self.batch_size, world_size)
-        if rest or share % self.deal_block:
+        if rest or share % self.block_size:
             raise UserError(
-                f"{self.batch_size} images on {world_size} processes, dealt in blocks of {self.deal_block}",
+                f"{self.batch_size} images on {world_size} processes, dealt in blocks of {self.block_size}",
                 "for each process a whole number of blocks",
                 "change --batch-size, or give a --block that divides the share of a process",
             )
@@ -141,14 +141,14 @@ class Batch:
         )
 
 
-def canvases(batch: Batch, views: Sequence[Composition], normalisation: Normalisation) -> list[Canvas]:
+def canvases(batch: Batch, views: Sequence[Composition], normalize: Normalize) -> list[Canvas]:
     """What the network sees of a batch, one `Canvas` for each composition, on the device that the batch is on."""
     pixels = batch.pixels if batch.images is None else [render(plan, batch.images) for plan in batch.plans]
     rendered = zip(views, batch.plans, pixels, strict=True)
-    finished = [finish(view, plan, canvas, normalisation) for view, plan, canvas in rendered]
+    finished = [finish(view, plan, canvas, normalize) for view, plan, canvas in rendered]
     if batch.labels is None:
         return finished
-    return [replace(canvas, regions=canvas.regions.labelled(batch.labels)) for canvas in finished]
+    return [replace(canvas, regions=canvas.regions.labeled(batch.labels)) for canvas in finished]
 
 
 class ViewDataset(Dataset[Batch]):
@@ -194,21 +194,21 @@ class ViewDataset(Dataset[Batch]):
             image, indices[position] = self._read(int(index), taken, bad)
             images.append(image)
         sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
-        plans = [view.plan(sizes, self._draws(step, number, indices)) for number, view in enumerate(self._views)]
+        plans = [view.plan(sizes, self._rng(step, number, indices)) for number, view in enumerate(self._views)]
         labels = None if self._source.labels is None else torch.from_numpy(self._source.labels[indices])
         if self._executor == "device":
             return Batch(step=step, plans=plans, images=_stack(images), labels=labels, bad=bad)
         return Batch(step=step, plans=plans, pixels=_render(plans, images), labels=labels, bad=bad)
 
-    def _draws(self, step: int, view: int, indices: NDArray[np.int64]) -> Draws:
-        return Draws(
+    def _rng(self, step: int, view: int, indices: NDArray[np.int64]) -> ViewRNG:
+        return ViewRNG(
             seed=self._order.seed,
             epoch=step // self._order.steps_per_epoch,
             step=step,
             view=view,
             images=indices,
             first=self._first,
-            block=self._order.deal_block,
+            block=self._order.block_size,
         )
 
     def _read(self, wanted: int, taken: set[int], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:

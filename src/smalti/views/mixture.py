@@ -17,8 +17,8 @@ from smalti.checks import require_count, require_fraction, require_not_negative,
 from smalti.errors import UserError
 from smalti.views.altered import AlteredCrop, inside
 from smalti.views.canvas import Canvas
-from smalti.views.draws import Draws
 from smalti.views.plan import Floats, Ints, Plan
+from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Mixture(AlteredCrop):
     of a canvas is always its own image. Partners are different images of the same block. All mixtures of a batch draw
     alike, so query and key of an image are mixed with the same images in the same way (released code).
 
-    The context decays towards 0 on normalised pixels, the mean colour, as in the released code, not towards black.
+    The context decays towards 0 on normalized pixels, the mean color, as in the released code, not towards black.
 
     The defaults are the best of the paper's tables for MoCo; for CMC a global probability of 0.1 is better. The
     released defaults are 2 images and a probability of 0.1 for both, drawn anew for every image mixed in, and decay 1.
@@ -82,10 +82,10 @@ class Mixture(AlteredCrop):
     def check_block(self, block: int) -> None:
         _check_block(block, max(self.global_images, self.region_images))
 
-    def plan(self, sizes: Ints, draws: Draws) -> MixturePlan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> MixturePlan:
         """One canvas an image: N = B, K = 1."""
-        self.check_block(draws.block)
-        alike = replace(draws, view=0)  # whichever the view, so that query and key are mixed alike
+        self.check_block(rng.block)
+        alike = replace(rng, view=0)  # whichever the view, so that query and key are mixed alike
         count, steps = len(sizes), self.global_images - 1
         globally = alike.per_canvas("global", count)[:, 0] < self.global_probability
         alpha = betaincinv(self.global_alpha, self.global_alpha, alike.per_canvas("alpha", count, steps))
@@ -93,7 +93,7 @@ class Mixture(AlteredCrop):
         by_regions = alike.per_canvas("region", count)[:, 0] < self.region_probability
         boxes = _draw_boxes(alike, self.region_images - 1, self.region_beta, self.size)
         return MixturePlan(
-            **vars(self.plan_crops(sizes, draws)),
+            **vars(self.plan_crops(sizes, rng)),
             layers=np.column_stack([partners, np.arange(count)]),
             weights=_iterate(np.where(globally[:, None], alpha, 1.0)),
             context=np.where(by_regions, self.decay, 1.0),
@@ -142,16 +142,16 @@ class UnMix(AlteredCrop):
     def check_block(self, block: int) -> None:
         _check_block(block, 2)
 
-    def plan(self, sizes: Ints, draws: Draws) -> MixturePlan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> MixturePlan:
         """One canvas an image, N = B, with K = 2 regions: the image and its partner."""
-        self.check_block(draws.block)
-        crops = self.plan_crops(sizes, replace(draws, view=self.of))
+        self.check_block(rng.block)
+        crops = self.plan_crops(sizes, replace(rng, view=self.of))
         count = len(sizes)
         own = np.arange(count)
-        partner = own // draws.block * draws.block + draws.block - 1 - own % draws.block
-        globally = draws.per_canvas("global", count)[:, 0] < self.global_probability
-        drawn = betaincinv(self.beta, self.beta, draws.per_canvas("alpha", count)[:, 0])
-        boxes = np.where(globally[:, None, None], 0, _draw_boxes(draws, 1, self.beta, self.size))
+        partner = own // rng.block * rng.block + rng.block - 1 - own % rng.block
+        globally = rng.per_canvas("global", count)[:, 0] < self.global_probability
+        drawn = betaincinv(self.beta, self.beta, rng.per_canvas("alpha", count)[:, 0])
+        boxes = np.where(globally[:, None, None], 0, _draw_boxes(rng, 1, self.beta, self.size))
         kept = np.where(globally, drawn, 1.0)
         part = np.where(globally, drawn, 1 - _areas(boxes)[:, 0] / self.size**2)  # lambda, what is seen of the own
         regions = replace(
@@ -203,12 +203,12 @@ def _check_block(block: int, images: int) -> None:
         )
 
 
-def _partners(draws: Draws, field: str, count: int) -> Ints:
+def _partners(rng: ViewRNG, field: str, count: int) -> Ints:
     """(N, count) canvases of the same block, none twice nor the canvas itself."""
-    canvas = np.arange(len(draws.images))
-    order = draws.per_canvas(field, len(canvas), draws.block)
-    order[canvas, canvas % draws.block] = 2.0  # after all others
-    return (canvas // draws.block * draws.block)[:, None] + order.argsort(axis=1)[:, :count]
+    canvas = np.arange(len(rng.images))
+    order = rng.per_canvas(field, len(canvas), rng.block)
+    order[canvas, canvas % rng.block] = 2.0  # after all others
+    return (canvas // rng.block * rng.block)[:, None] + order.argsort(axis=1)[:, :count]
 
 
 def _iterate(alpha: Floats) -> Floats:
@@ -218,14 +218,14 @@ def _iterate(alpha: Floats) -> Floats:
     return np.hstack([one, alpha]) * np.hstack([later, one])
 
 
-def _draw_boxes(draws: Draws, count: int, beta: float, size: int) -> Ints:
-    """(N, count, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random centre, sides of L * sqrt(1 - lambda)."""
-    canvases = len(draws.images)
-    free = betaincinv(beta, beta, draws.per_canvas("free", canvases, count))  # lambda
+def _draw_boxes(rng: ViewRNG, count: int, beta: float, size: int) -> Ints:
+    """(N, count, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random center, sides of L * sqrt(1 - lambda)."""
+    canvases = len(rng.images)
+    free = betaincinv(beta, beta, rng.per_canvas("free", canvases, count))  # lambda
     half = np.floor(size * np.sqrt(1 - free)).astype(np.int64) // 2
-    centre = np.floor(size * np.stack([draws.per_canvas(f"box {axis}", canvases, count) for axis in "xy"], axis=-1))
-    centre = centre.astype(np.int64)
-    return np.concatenate([centre - half[..., None], centre + half[..., None]], axis=-1).clip(0, size)
+    center = np.floor(size * np.stack([rng.per_canvas(f"box {axis}", canvases, count) for axis in "xy"], axis=-1))
+    center = center.astype(np.int64)
+    return np.concatenate([center - half[..., None], center + half[..., None]], axis=-1).clip(0, size)
 
 
 def _areas(boxes: Ints) -> Ints:

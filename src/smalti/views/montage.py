@@ -13,8 +13,8 @@ import torch
 from smalti.errors import UserError
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.crops import Augmentation, check_crop, draw_tiles
-from smalti.views.draws import Draws
 from smalti.views.plan import Composition, Ints, Plan, flatten
+from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Montage:
     """Every image shrunk by 2^s and dealt `repeats` times onto canvases of 2^s x 2^s tiles, as large as a plain view.
 
     The paper augments a view of full size and then shrinks it; here the crop is resized once, to its tile. The two
-    agree for all that is linear, the blur being given in pixels of the full-size view; solarising alone is not.
+    agree for all that is linear, the blur being given in pixels of the full-size view; solarizing alone is not.
 
     Attributes:
         size: side of a canvas, pixels; a multiple of 2^s.
@@ -84,12 +84,12 @@ class Montage:
                 f"give a --batch-size, and a --block if any, that is a multiple of {step}",
             )
 
-    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """Algorithm 1 for one level: N = B * R / G^2, K = G^2."""
-        self.check_block(draws.block)
-        drawn = draw_tiles(sizes, draws, self.repeats, self.scale, self.ratio, self.augmentation)
+        self.check_block(rng.block)
+        drawn = draw_tiles(sizes, rng, self.repeats, self.scale, self.ratio, self.augmentation)
         drawn["sigma"] = drawn["sigma"] / self.grid
-        tiles, slots = flatten(drawn), self._draw_slots(draws)
+        tiles, slots = flatten(drawn), self._draw_slots(rng)
         return Plan(
             tiles=tiles,
             tile_size=self.tile_size,
@@ -100,9 +100,9 @@ class Montage:
         )
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
-        """Boundary smoothing, exp(-(x^2 + y^2) / 2 (k * side)^2) about every tile's centre, where it is 1.
+        """Boundary smoothing, exp(-(x^2 + y^2) / 2 (k * side)^2) about every tile's center, where it is 1.
 
-        It multiplies normalised pixels, so tiles fade towards the mean colour of the data.
+        It multiplies normalized pixels, so tiles fade towards the mean color of the data.
         """
         if self.smooth == 0:
             return canvas
@@ -110,17 +110,17 @@ class Montage:
         fade = torch.exp(-((place / self.smooth) ** 2) / 2).repeat(self.grid)  # (L,)
         return replace(canvas, pixels=canvas.pixels * (fade[:, None] * fade).to(canvas.pixels))
 
-    def _draw_slots(self, draws: Draws) -> Ints:
+    def _draw_slots(self, rng: ViewRNG) -> Ints:
         """(N, G, G) tile in each cell."""
         if self.level == 0:
-            return np.arange(len(draws.images) * self.repeats).reshape(-1, 1, 1)
-        starts = range(0, len(draws.images) * self.repeats, draws.block * self.repeats)
+            return np.arange(len(rng.images) * self.repeats).reshape(-1, 1, 1)
+        starts = range(0, len(rng.images) * self.repeats, rng.block * self.repeats)
         dealt = [
-            deal(draws, block, self.repeats, self.grid**2) + start
-            for start, block in zip(starts, draws.blocks(), strict=True)
+            assign_tiles(rng, block, self.repeats, self.grid**2) + start
+            for start, block in zip(starts, rng.blocks(), strict=True)
         ]
         canvases = np.concatenate(dealt)  # (N, G^2)
-        cells = draws.per_canvas("cells", *canvases.shape).argsort(axis=1)
+        cells = rng.per_canvas("cells", *canvases.shape).argsort(axis=1)
         return np.take_along_axis(canvases, cells, axis=1).reshape(-1, self.grid, self.grid)
 
     def _regions(self, source: Ints) -> Regions:
@@ -137,15 +137,15 @@ class Montage:
         )
 
 
-def deal(draws: Draws, block: int, repeats: int, cells: int) -> Ints:
+def assign_tiles(rng: ViewRNG, block: int, repeats: int, cells: int) -> Ints:
     """(b * R / cells, cells) crops of one block of b images on its canvases; crop j of image i is i * R + j.
 
     The images are dealt in a random order, R times, and every `cells` of them make a canvas. The order changes only
     where a canvas ends: so those on a canvas are all different if the block has as many, and else as evenly there as
     can be.
     """
-    rounds = cells // math.gcd(draws.block, cells)  # after which a canvas ends
-    order = [draws.block_permutation("images", block, draws.block, draw - draw % rounds) for draw in range(repeats)]
+    rounds = cells // math.gcd(rng.block, cells)  # after which a canvas ends
+    order = [rng.block_permutation("images", block, rng.block, draw - draw % rounds) for draw in range(repeats)]
     return (np.stack(order) * repeats + np.arange(repeats)[:, None]).reshape(-1, cells)
 
 

@@ -14,8 +14,8 @@ from scipy.special import betaincinv
 from smalti.errors import UserError
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.crops import Augmentation, check_crop, draw_tiles
-from smalti.views.draws import Draws
 from smalti.views.plan import Ints, Plan, flatten
+from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +82,12 @@ class Mosaic:
                 "give a larger --batch-size or --block",
             )
 
-    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """Algorithm 1 of appendix D, every canvas with its own jitter; N = B, K = M (noise: N = B * M, K = 1)."""
-        tiles = flatten(draw_tiles(sizes, draws, self.tiles, self.scale, self.ratio, self.augmentation))
-        self.check_block(draws.block)
-        slots = self._lonely_slots(draws) if self.background == "noise" else self._dealt_slots(draws)
-        offset = self._draw_offset(draws, len(slots))
+        tiles = flatten(draw_tiles(sizes, rng, self.tiles, self.scale, self.ratio, self.augmentation))
+        self.check_block(rng.block)
+        slots = self._lonely_slots(rng) if self.background == "noise" else self._dealt_slots(rng)
+        offset = self._draw_offset(rng, len(slots))
         return Plan(
             tiles=tiles,
             tile_size=self.tile_size,
@@ -96,34 +96,34 @@ class Mosaic:
             canvas_size=self.canvas_size,
             regions=self._regions(slots, offset, tiles.image),
             background="noise" if self.background == "noise" else "zero",
-            noise_key=(draws.per_canvas("noise", len(slots))[:, 0] * 2**62).astype(np.int64),
+            noise_key=(rng.per_canvas("noise", len(slots))[:, 0] * 2**62).astype(np.int64),
         )
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
         return canvas
 
-    def _dealt_slots(self, draws: Draws) -> Ints:
+    def _dealt_slots(self, rng: ViewRNG) -> Ints:
         """(N, G, G) tile in each cell: every crop on one canvas, every canvas with crops of M different images."""
         dealt = np.concatenate(
             [
-                deal(draws, block, self.tiles) + start * self.tiles
-                for start, block in zip(range(0, len(draws.images), draws.block), draws.blocks(), strict=True)
+                assign_tiles(rng, block, self.tiles) + start * self.tiles
+                for start, block in zip(range(0, len(rng.images), rng.block), rng.blocks(), strict=True)
             ]
         )
-        cells = draws.per_canvas("cells", len(dealt), self.tiles).argsort(axis=1)
+        cells = rng.per_canvas("cells", len(dealt), self.tiles).argsort(axis=1)
         return np.take_along_axis(dealt, cells, axis=1).reshape(-1, self.grid, self.grid)
 
-    def _lonely_slots(self, draws: Draws) -> Ints:
+    def _lonely_slots(self, rng: ViewRNG) -> Ints:
         """(N, G, G) every crop in a random cell of its own canvas, the other cells empty (-1)."""
-        count = len(draws.images) * self.tiles
-        cell = (draws.per_canvas("cells", count)[:, 0] * self.tiles).astype(np.int64)
+        count = len(rng.images) * self.tiles
+        cell = (rng.per_canvas("cells", count)[:, 0] * self.tiles).astype(np.int64)
         slots = np.full((count, self.tiles), -1, dtype=np.int64)
         slots[np.arange(count), cell] = np.arange(count)
         return slots.reshape(-1, self.grid, self.grid)
 
-    def _draw_offset(self, draws: Draws, canvases: int) -> Ints:
+    def _draw_offset(self, rng: ViewRNG, canvases: int) -> Ints:
         """(N, 2) theta * (2u - 1) with u ~ Beta(alpha, alpha): Eq. 5, both ways as in the released code."""
-        u = betaincinv(self.alpha, self.alpha, draws.per_canvas("jitter", canvases, 2))
+        u = betaincinv(self.alpha, self.alpha, rng.per_canvas("jitter", canvases, 2))
         return np.rint(self.max_shift * (2 * u - 1)).astype(np.int64)
 
     def _regions(self, slots: Ints, offset: Ints, image: Ints) -> Regions:
@@ -144,16 +144,16 @@ class Mosaic:
         )
 
 
-def deal(draws: Draws, block: int, crops: int) -> Ints:
+def assign_tiles(rng: ViewRNG, block: int, crops: int) -> Ints:
     """(b, M) crops dealt onto the canvases of one block of b images, M of each; crop j of image i is i * M + j.
 
     Crop j of image i goes to canvas i + s_j with M different shifts s_j, images and canvases numbered at random: so
     the crops of an image lie on M canvases, and a canvas holds crops of M images. A block has at least M images.
     """
-    images = draws.block
-    image_at = draws.block_permutation("images", block, images)  # (b,)
-    canvas_at = draws.block_permutation("canvases", block, images)
-    shift = draws.block_permutation("shifts", block, images)[:crops]  # (M,) different
+    images = rng.block
+    image_at = rng.block_permutation("images", block, images)  # (b,)
+    canvas_at = rng.block_permutation("canvases", block, images)
+    shift = rng.block_permutation("shifts", block, images)[:crops]  # (M,) different
     position = np.arange(images)[:, None]
     canvas = canvas_at[(position + shift) % images]  # (b, M): canvas of crop j of the image at each position
     crop = image_at[:, None] * crops + np.arange(crops)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smalti.views.canvas import Canvas, Regions
-from smalti.views.draws import Draws
+from smalti.views.rng import ViewRNG
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,11 +32,11 @@ class Tiles:
         brightness: (T,) factor; 1 for none.
         contrast: (T,) factor; 1 for none.
         saturation: (T,) factor; 1 for none.
-        hue: (T,) turn of the colour wheel in [-0.5, 0.5]; 0 for none.
+        hue: (T,) turn of the color wheel in [-0.5, 0.5]; 0 for none.
         contrast_last: (T,) contrast comes after hue.
         saturation_last: (T,) saturation comes after hue.
-        grey: (T,) turned to grey.
-        solarise: (T,) values from this threshold in [0, 1] up are inverted; 2 for none.
+        gray: (T,) turned to gray.
+        solarize: (T,) values from this threshold in [0, 1] up are inverted; 2 for none.
     """
 
     image: Ints
@@ -49,8 +49,8 @@ class Tiles:
     hue: Floats
     contrast_last: Bools
     saturation_last: Bools
-    grey: Bools
-    solarise: Floats
+    gray: Bools
+    solarize: Floats
 
     def __len__(self) -> int:
         return len(self.image)
@@ -67,7 +67,7 @@ class Plan:
         offset: (N, 2) x and y by which the grid is moved on its canvas, pixels; what leaves the canvas is lost.
         canvas_size: side of a canvas, pixels.
         regions: what is where.
-        background: what fills pixels that no tile covers, after normalisation: zeros, or Gaussian noise of mean 0
+        background: what fills pixels that no tile covers, after normalization: zeros, or Gaussian noise of mean 0
             and deviation 1.
         noise_key: (N,) seeds of the noise.
     """
@@ -122,12 +122,12 @@ class Composition(Protocol):
         """Raise UserError where canvases cannot be dealt among `block` images."""
         ...
 
-    def plan(self, sizes: Ints, draws: Draws) -> Plan:
+    def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """Draw everything that is random about the views of B images of `sizes` (B, 2: width, height; pixels)."""
         ...
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
-        """What is left to do on the rendered, normalised canvases; nothing random happens here."""
+        """What is left to do on the rendered, normalized canvases; nothing random happens here."""
         ...
 
 

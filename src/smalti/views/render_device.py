@@ -1,7 +1,7 @@
 """The device executor: a view is two small matrices.
 
 Crop, antialiased resize, flip and blur are linear and separable, so a tile is `Wy @ image @ Wx^T`, with the matrices of
-a whole batch built from the plan: two batched matrix products on whatever device the images are. Colours follow as
+a whole batch built from the plan: two batched matrix products on whatever device the images are. Colors follow as
 matrices too, and one gather lays the tiles out on their canvases.
 
 Legend: T tiles, B images, C channels, N canvases, S side of a tile, L side of a canvas.
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smalti.views.colour import after_hue, before_hue
+from smalti.views.color import after_hue, before_hue
 from smalti.views.plan import Floats, Ints, Plan, Tiles
 from smalti.views.render_host import blur_radius
 
@@ -29,7 +29,7 @@ def render(plan: Plan, images: Tensor) -> Tensor:
     """
     tiles = _resample(plan, images)
     if tiles.shape[1] == 3:
-        tiles = _colour(plan.tiles, tiles)
+        tiles = _color(plan.tiles, tiles)
     return _lay_out(plan, tiles)
 
 
@@ -60,10 +60,10 @@ def _resize_matrices(
     """(T, S, length) the antialiased bilinear resize of pixels [start, stop) to S, as torch's interpolate has it."""
     begin, end = (torch.from_numpy(edge).to(device, dtype)[:, None, None] for edge in (start, stop))
     scale = (end - begin) / size
-    centre = begin + scale * (torch.arange(size, device=device) + 0.5)[None, :, None]  # (T, S, 1)
+    center = begin + scale * (torch.arange(size, device=device) + 0.5)[None, :, None]  # (T, S, 1)
     pixel = (torch.arange(length, device=device) + 0.5)[None, None, :]
     # In place from here on: there are hundreds of megabytes of weights in a large batch.
-    weight = (pixel - centre).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
+    weight = (pixel - center).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
     weight *= (pixel > begin) & (pixel < end)
     return weight.div_(weight.sum(dim=-1, keepdim=True))
 
@@ -81,7 +81,7 @@ def _blur_matrices(sigma: Floats, size: int, *, device: torch.device, dtype: tor
     return torch.zeros(len(sigma), size, size, device=device, dtype=dtype).scatter_add_(2, index, weight)
 
 
-def _colour(tiles: Tiles, pixels: Tensor) -> Tensor:
+def _color(tiles: Tiles, pixels: Tensor) -> Tensor:
     """(T, 3, S, S) in [0, 1] -> the same, changed."""
     pixels = _affine(pixels, *before_hue(tiles))
     turned = torch.from_numpy(np.flatnonzero(tiles.hue)).to(pixels.device)
@@ -89,8 +89,8 @@ def _colour(tiles: Tiles, pixels: Tensor) -> Tensor:
         turn = _like(tiles.hue, pixels)[turned]
         pixels = pixels.index_copy(0, turned, _turn_hue(pixels[turned], turn))
     pixels = _affine(pixels, *after_hue(tiles))
-    if (tiles.solarise <= 1).any():
-        pixels = torch.where(pixels >= _like(tiles.solarise, pixels)[:, None, None, None], 1 - pixels, pixels)
+    if (tiles.solarize <= 1).any():
+        pixels = torch.where(pixels >= _like(tiles.solarize, pixels)[:, None, None, None], 1 - pixels, pixels)
     return pixels
 
 
@@ -102,7 +102,7 @@ def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats) -> Tensor:
 
 
 def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
-    """Turn the colour wheel of HSV by `turn` (T,), value and saturation kept."""
+    """Turn the color wheel of HSV by `turn` (T,), value and saturation kept."""
     value = pixels.amax(dim=1)
     chroma = value - pixels.amin(dim=1)
     red, green, blue = pixels.unbind(dim=1)
@@ -113,7 +113,7 @@ def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
         torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     sector = sector + 6 * turn[:, None, None]
-    # Each channel is the value, less the chroma times a ramp of the sector's distance to the channel's own colour.
+    # Each channel is the value, less the chroma times a ramp of the sector's distance to the channel's own color.
     distance = torch.stack([sector + 5, sector + 3, sector + 1], dim=1).remainder(6)
     ramp = torch.minimum(distance, 4 - distance).clamp(0, 1)
     return value[:, None] - chroma[:, None] * ramp

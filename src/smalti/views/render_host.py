@@ -1,7 +1,7 @@
 """The host executor: a plan rendered on the CPU, one image at a time, each tile straight into its canvas.
 
 8-bit images stay 8-bit throughout; others are float32 in [0, 1]. Arithmetic is left to SIMD libraries: antialiased
-resizing to torch, colours and blur to OpenCV.
+resizing to torch, colors and blur to OpenCV.
 """
 
 import math
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smalti.views.colour import after_hue, before_hue
+from smalti.views.color import after_hue, before_hue
 from smalti.views.plan import Bools, Floats, Plan
 
 Pixels = NDArray[Any]  # uint8, or float32 in [0, 1]
@@ -25,7 +25,7 @@ class HostRenderer:
     """Canvases of one plan, filled image by image so that no more than one decoded image is held.
 
     Args:
-        plan: what to render; pixels that no tile covers stay 0 until they are normalised.
+        plan: what to render; pixels that no tile covers stay 0 until they are normalized.
         channels: of the images.
         dtype: np.uint8, or np.float32 for values in [0, 1].
     """
@@ -57,17 +57,17 @@ class HostRenderer:
         if tiles.sigma[tile] > 0:
             pixels = _blur(pixels, float(tiles.sigma[tile]))
         if pixels.shape[2] == 3:
-            pixels = self._colour(tile, pixels)
+            pixels = self._color(tile, pixels)
         return _with_channels(cv2.flip(pixels, 1)) if tiles.flip[tile] else pixels
 
-    def _colour(self, tile: int, pixels: Pixels) -> Pixels:
+    def _color(self, tile: int, pixels: Pixels) -> Pixels:
         tiles = self._plan.tiles
         pixels = self._before(tile, pixels)
         if tiles.hue[tile] != 0:
             pixels = _turn_hue(pixels, float(tiles.hue[tile]))
         pixels = self._after(tile, pixels)
-        if tiles.solarise[tile] <= 1:
-            pixels = _solarise(pixels, float(tiles.solarise[tile]))
+        if tiles.solarize[tile] <= 1:
+            pixels = _solarize(pixels, float(tiles.solarize[tile]))
         return pixels
 
     def _place(self, tile: int, pixels: Pixels) -> None:
@@ -79,11 +79,11 @@ class HostRenderer:
 
 
 class _Affine:
-    """One affine change of colours for each tile.
+    """One affine change of colors for each tile.
 
     Args:
         of_pixel: (T, 3, 3) factors of the pixel.
-        of_mean: (T, 3, 3) factors of the tile's mean colour.
+        of_mean: (T, 3, 3) factors of the tile's mean color.
     """
 
     def __init__(self, of_pixel: Floats, of_mean: Floats) -> None:
@@ -103,7 +103,7 @@ class _Affine:
 
 
 def _resize(pixels: Pixels, size: int) -> Pixels:
-    # Only images whose every stride says channels last take torch's vectorised 8-bit path as they are: neither a part
+    # Only images whose every stride says channels last take torch's vectorized 8-bit path as they are: neither a part
     # of a larger image nor an axis added by indexing does.
     image = torch.from_numpy(np.ascontiguousarray(pixels).reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
     resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
@@ -128,7 +128,7 @@ def _turn_hue(pixels: Pixels, turn: float) -> Pixels:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def _solarise(pixels: Pixels, threshold: float) -> Pixels:
+def _solarize(pixels: Pixels, threshold: float) -> Pixels:
     if pixels.dtype == np.uint8:
         levels = np.arange(256, dtype=np.uint8)
         return cv2.LUT(pixels, np.where(levels >= threshold * 255, 255 - levels, levels).astype(np.uint8))

@@ -9,7 +9,7 @@ import pytest
 from smalti.errors import UserError
 from smalti.images import named
 from smalti.images.array import ArraySource
-from smalti.images.catalogue import has_split, open_source
+from smalti.images.catalog import has_split, open_source
 from smalti.images.folder import FolderSource
 from smalti.images.named import set_names
 
@@ -77,12 +77,12 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
         open_source(tmp_path)
 
 
-def test_photos_has_both_splits_and_comes_in_grey():
+def test_photos_has_both_splits_and_comes_in_gray():
     assert has_split("photos")
-    train, grey = open_source("photos", "test"), open_source("photos", "test", channels=1)
+    train, gray = open_source("photos", "test"), open_source("photos", "test", channels=1)
     assert train.images.shape[1:] == (64, 64, 3)
-    assert grey.images.shape[1:] == (64, 64, 1)
-    assert abs(grey.images.mean() - train.images.mean()) < 10
+    assert gray.images.shape[1:] == (64, 64, 1)
+    assert abs(gray.images.mean() - train.images.mean()) < 10
     with pytest.raises(UserError, match="5 channels"):
         open_source("photos", channels=5)
 
@@ -143,8 +143,8 @@ def test_imagenette_is_read_from_its_folders(tmp_path, monkeypatch):
 
 def test_channel_first_sets_come_channel_last_and_minus_one_is_no_label():
     data = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
-    labelled = SimpleNamespace(data=data, labels=np.array([1, 0], np.uint8), classes=["cat", "dog"])
-    source = named._channels_first("stl10/test", labelled, 3)
+    labeled = SimpleNamespace(data=data, labels=np.array([1, 0], np.uint8), classes=["cat", "dog"])
+    source = named._channels_first("stl10/test", labeled, 3)
     assert isinstance(source, ArraySource)
     np.testing.assert_array_equal(source.images[1, :, :, 2], data[1, 2])
     assert np.shares_memory(source.images, data)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smalti.errors import UserError
+from smalti.views.blocks import can_assign, choose_block
 from smalti.views.crops import Crop
-from smalti.views.dealing import can_deal, choose_block
 from smalti.views.mixture import Mixture
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
@@ -18,7 +18,7 @@ VIEWS = [Crop(), Mosaic(), Mosaic(tiles=9), Montage(level=1), Montage(level=2), 
 def test_it_divides_the_batch_and_suits_all_views_if_any_does(batch: int, views: list) -> None:
     block = choose_block(batch, views)
     assert batch % block == 0
-    others = [size for size in range(1, batch + 1) if batch % size == 0 and can_deal(size, views)]
+    others = [size for size in range(1, batch + 1) if batch % size == 0 and can_assign(size, views)]
     if not others:
         return
     assert block in others

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import make_draws
+from helpers import make_rng
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from smalti.views.draws import field_key, mix, permutation, uniform
+from smalti.views.rng import field_key, mix, permutation, uniform
 
 WORDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6)
 
@@ -37,7 +37,7 @@ def test_words_broadcast_to_the_numbers_of_single_keys() -> None:
     assert [[int(mix(7, i, j)) for j in range(4)] for i in range(3)] == grid.tolist()
 
 
-def test_uniform_is_uniform_and_its_neighbours_are_independent() -> None:
+def test_uniform_is_uniform_and_its_neighbors_are_independent() -> None:
     u = uniform(3, np.arange(40_000, dtype=np.uint64))
     assert kstest(u, "uniform").pvalue > 0.01
     pairs, _, _ = np.histogram2d(u[:-1], u[1:], bins=10, range=[[0, 1], [0, 1]])
@@ -64,44 +64,44 @@ def test_fields_have_words_of_their_own() -> None:
 
 
 def test_an_image_has_its_numbers_wherever_it_stands() -> None:
-    draws = make_draws(8)
+    rng = make_rng(8)
     order = np.array([5, 0, 7, 2])
-    elsewhere = replace(draws, images=draws.images[order], first=4, step=3, block=2)
+    elsewhere = replace(rng, images=rng.images[order], first=4, step=3, block=2)
     np.testing.assert_array_equal(
-        elsewhere.per_image("area", crops=3, draws=2), draws.per_image("area", crops=3, draws=2)[order]
+        elsewhere.per_image("area", crops=3, rng=2), rng.per_image("area", crops=3, rng=2)[order]
     )
 
 
 def test_more_crops_or_draws_leave_the_first_ones_alone() -> None:
-    draws = make_draws(4)
-    np.testing.assert_array_equal(draws.per_image("x", 2, 3), draws.per_image("x", 5, 7)[:, :2, :3])
+    rng = make_rng(4)
+    np.testing.assert_array_equal(rng.per_image("x", 2, 3), rng.per_image("x", 5, 7)[:, :2, :3])
 
 
 @pytest.mark.parametrize("word", ["seed", "epoch", "view"])
 def test_numbers_of_an_image_change_with(word: str) -> None:
-    draws = make_draws(50)
-    other = replace(draws, **{word: 1})
-    assert not np.isin(draws.per_image("area"), other.per_image("area")).any()
+    rng = make_rng(50)
+    other = replace(rng, **{word: 1})
+    assert not np.isin(rng.per_image("area"), other.per_image("area")).any()
 
 
 def test_numbers_of_images_crops_and_draws_all_differ() -> None:
-    numbers = np.concatenate([make_draws(20).per_image(field, 5, 4).ravel() for field in ("x", "y")])
+    numbers = np.concatenate([make_rng(20).per_image(field, 5, 4).ravel() for field in ("x", "y")])
     assert len(np.unique(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("word", ["seed", "epoch", "view", "step"])
 def test_numbers_of_a_canvas_change_with(word: str) -> None:
-    draws = make_draws(50)
-    other = replace(draws, **{word: 1})
-    assert not np.isin(draws.per_canvas("jitter", 50, 2), other.per_canvas("jitter", 50, 2)).any()
-    assert (draws.block_permutation("images", 0, 50) != other.block_permutation("images", 0, 50)).any()
+    rng = make_rng(50)
+    other = replace(rng, **{word: 1})
+    assert not np.isin(rng.per_canvas("jitter", 50, 2), other.per_canvas("jitter", 50, 2)).any()
+    assert (rng.block_permutation("images", 0, 50) != other.block_permutation("images", 0, 50)).any()
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_draw_the_canvases_and_blocks_of_one_process(ranks: int) -> None:
-    whole, share = make_draws(16, block=4), 16 // ranks
-    shares = [make_draws(share, block=4, first=rank * share) for rank in range(ranks)]
+    whole, share = make_rng(16, block=4), 16 // ranks
+    shares = [make_rng(share, block=4, first=rank * share) for rank in range(ranks)]
     for per_image in (1, 3):
-        parts = [draws.per_canvas("jitter", share * per_image, 2) for draws in shares]
+        parts = [rng.per_canvas("jitter", share * per_image, 2) for rng in shares]
         np.testing.assert_array_equal(np.concatenate(parts), whole.per_canvas("jitter", 16 * per_image, 2))
-    assert [block for draws in shares for block in draws.blocks()] == list(whole.blocks()) == [0, 1, 2, 3]
+    assert [block for rng in shares for block in rng.blocks()] == list(whole.blocks()) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""A picture of what the network will see: source images, canvases, and every region in the colour of its source."""
+"""A picture of what the network will see: source images, canvases, and every region in the color of its source."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,62 +12,62 @@ from torch import Tensor
 
 from smalti.files import atomic
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalisation
+from smalti.views.finish import Normalize
 from smalti.views.loader import ViewDataset, canvases
 from smalti.views.plan import Composition
 
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075")
+_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#000075")
 _MOST_PIXELS = 400  # along a side of an image that is shown
 
 
-def draw_views(
-    dataset: ViewDataset, views: Sequence[Composition], normalisation: Normalisation, path: Path, step: int = 0
+def plot_views(
+    dataset: ViewDataset, views: Sequence[Composition], normalize: Normalize, path: Path, step: int = 0
 ) -> None:
     """Write a PNG: the first images of a step's batch, then canvases of every composition that show one of them.
 
     Args:
         dataset: of host or device batches.
         views: its compositions.
-        normalisation: of its pixels, undone for the picture.
+        normalization: of its pixels, undone for the picture.
         path: of the PNG.
         step: which batch.
     """
     batch = dataset[step]
-    columns = min(len(_COLOURS), dataset.share)
+    columns = min(len(_COLORS), dataset.share)
     figure = Figure(figsize=(1.5 * columns, 1.65 * (len(views) + 1)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(views) + 1, columns, squeeze=False)
     for column, axis in enumerate(axes[0]):
-        _show(axis, _small(dataset.image(step, column)), _COLOURS[column])
+        _show(axis, _small(dataset.image(step, column)), _COLORS[column])
     axes[0][0].set_title("images", fontsize=8, loc="left")
-    for row, view, canvas in zip(axes[1:], views, canvases(batch, views, normalisation), strict=True):
+    for row, view, canvas in zip(axes[1:], views, canvases(batch, views, normalize), strict=True):
         row[0].set_title(_title(view, canvas), fontsize=8, loc="left")
-        _draw_row(row, canvas, normalisation)
+        _draw_row(row, canvas, normalize)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _draw_row(row: Sequence[Axes], canvas: Canvas, normalisation: Normalisation) -> None:
+def _draw_row(row: Sequence[Axes], canvas: Canvas, normalize: Normalize) -> None:
     source = canvas.regions.source  # (N, K)
     shown = np.flatnonzero((source < len(row)).any(dim=1).numpy())[: len(row)]
     for axis, number in zip(row, shown, strict=False):
-        _show(axis, _undo(canvas.pixels[number], normalisation))
+        _show(axis, _undo(canvas.pixels[number], normalize))
         for image, box in zip(source[number].tolist(), canvas.regions.boxes[number].tolist(), strict=True):
             x0, y0, x1, y1 = box
-            colour = _COLOURS[image] if image < len(row) else "#999999"
-            axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, lw=1.6))
+            color = _COLORS[image] if image < len(row) else "#999999"
+            axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=color, lw=1.6))
     for axis in row[len(shown) :]:
         axis.axis("off")
 
 
-def _show(axis: Axes, image: np.ndarray, colour: str | None = None) -> None:
+def _show(axis: Axes, image: np.ndarray, color: str | None = None) -> None:
     axis.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set_visible(colour is not None)
-        if colour:
-            spine.set(edgecolor=colour, linewidth=2.5)
+        spine.set_visible(color is not None)
+        if color:
+            spine.set(edgecolor=color, linewidth=2.5)
 
 
 def _small(image: np.ndarray) -> np.ndarray:
@@ -76,8 +76,8 @@ def _small(image: np.ndarray) -> np.ndarray:
     return image[::step, ::step]
 
 
-def _undo(pixels: Tensor, normalisation: Normalisation) -> np.ndarray:
-    image = normalisation.undo(pixels).permute(1, 2, 0).numpy()
+def _undo(pixels: Tensor, normalize: Normalize) -> np.ndarray:
+    image = normalize.undo(pixels).permute(1, 2, 0).numpy()
     return image[..., : 3 if image.shape[2] >= 3 else 1].clip(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Colour spaces that part lightness from colour, scaled as CMC takes them (arXiv:1906.05849 and its released code).
+"""Color spaces that part lightness from color, scaled as CMC takes them (arXiv:1906.05849 and its released code).
 
 Legend: N images, H x W pixels.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 # sRGB primaries and D65 white (IEC 61966-2-1), the white of the 2 degree observer.
 _XYZ_OF_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 _WHITE = (0.95047, 1.0, 1.08883)
-# Range of L, a and b over all colours of sRGB.
+# Range of L, a and b over all colors of sRGB.
 _LAB_RANGE = ((0.0, 100.0), (-86.183, 98.233), (-107.857, 94.478))
 # Full range, as in JPEG (ITU-R BT.601, T.871); Cb and Cr without their offset.
 _YCBCR_OF_RGB = (
@@ -37,7 +37,7 @@ def rgb_to_ycbcr(rgb: Tensor) -> Tensor:
 
 
 def scaled_lab(rgb: Tensor) -> Tensor:
-    """L, a and b, each in [-1, 1] over the colours of sRGB."""
+    """L, a and b, each in [-1, 1] over the colors of sRGB."""
     low, high = rgb.new_tensor(_LAB_RANGE).T[..., None, None]  # each (3, 1, 1)
     return (2 * rgb_to_lab(rgb) - low - high) / (high - low)
 

@@ -18,7 +18,7 @@ def open_source(data: str | Path, split: Split = "train", channels: int = 3) -> 
 
     A folder with a sub-folder `train` (or `training`) and one of `val`, `valid`, `validation`, `test` has these as
     its splits, with one numbering of the classes for both. Any other folder is a training split as a whole; in
-    particular a folder `.../train` given directly does not reach for its neighbour `.../val`.
+    particular a folder `.../train` given directly does not reach for its neighbor `.../val`.
 
     Args:
         data: a folder, or as text one of `set_names()`; a folder of such a name is written "./photos".

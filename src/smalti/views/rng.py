@@ -20,12 +20,12 @@ def mix(*words: int | UInt64) -> UInt64:
     with np.errstate(over="ignore"):
         state: UInt64 = np.asarray(0x243F6A8885A308D3, dtype=np.uint64)
         for word in words:
-            state = _finalise((state ^ np.asarray(word, dtype=np.uint64)) + _GOLDEN)
+            state = _finalize((state ^ np.asarray(word, dtype=np.uint64)) + _GOLDEN)
         return np.asarray(state)
 
 
-def _finalise(state: UInt64) -> UInt64:
-    # The finaliser of SplitMix64 (Steele, Lea and Flood 2014): every input bit flips half of the output bits.
+def _finalize(state: UInt64) -> UInt64:
+    # The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every input bit flips half of the output bits.
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
@@ -47,7 +47,7 @@ def field_key(field: str) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draws:
+class ViewRNG:
     """The random numbers of one view of one batch on one rank.
 
     Attributes:
@@ -68,18 +68,18 @@ class Draws:
     first: int
     block: int
 
-    def per_image(self, field: str, crops: int = 1, draws: int = 1) -> NDArray[np.float64]:
-        """(B, crops, draws) uniform numbers that depend on the image, never on where in the batch it stands."""
+    def per_image(self, field: str, crops: int = 1, numbers: int = 1) -> NDArray[np.float64]:
+        """(B, crops, numbers) uniform numbers that depend on the image, never on where in the batch it stands."""
         images = self.images.astype(np.uint64)[:, None, None]
         crop = np.arange(crops, dtype=np.uint64)[:, None]
-        draw = np.arange(draws, dtype=np.uint64)
+        draw = np.arange(numbers, dtype=np.uint64)
         return uniform(self.seed, self.epoch, self.view, field_key(field), images, crop, draw)
 
-    def per_canvas(self, field: str, canvases: int, draws: int = 1) -> NDArray[np.float64]:
-        """(canvases, draws) uniform numbers for this rank's canvases, numbered over the batch of all ranks."""
+    def per_canvas(self, field: str, canvases: int, numbers: int = 1) -> NDArray[np.float64]:
+        """(canvases, numbers) uniform numbers for this rank's canvases, numbered over the batch of all ranks."""
         first = self.first * canvases // len(self.images)
         canvas = np.arange(first, first + canvases, dtype=np.uint64)[:, None]
-        draw = np.arange(draws, dtype=np.uint64)
+        draw = np.arange(numbers, dtype=np.uint64)
         return uniform(self.seed, self.epoch, self.view, field_key(field), self.step, canvas, draw)
 
     def blocks(self) -> range:

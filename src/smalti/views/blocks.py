@@ -17,10 +17,10 @@ def choose_block(batch_size: int, views: Sequence[Composition] = ()) -> int:
     divisors = [d for d in range(batch_size, 0, -1) if batch_size % d == 0]
     usual, small = [d for d in divisors if _LEAST <= d <= _MOST], [d for d in divisors if d < _LEAST]
     preferred = [*usual, *(d for d in reversed(divisors) if d > _MOST), *small]
-    return next((block for block in preferred if can_deal(block, views)), preferred[0])
+    return next((block for block in preferred if can_assign(block, views)), preferred[0])
 
 
-def can_deal(block: int, views: Sequence[Composition]) -> bool:
+def can_assign(block: int, views: Sequence[Composition]) -> bool:
     """Whether canvases of all views can be dealt among `block` images."""
     try:
         for view in views:
