@@ -1,11 +1,11 @@
 """Every method and every composition, as small as they go: what the contract is checked on.
 
-A new method or composition is found through the types of `Recipe`; the contract then asks for its small version here.
+A new method or composition is found as a subclass of its base; the contract then asks for its small version here.
 """
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from smalti.methods.affinity import AffinityConfig
 from smalti.methods.byol import BYOLConfig
@@ -131,6 +131,7 @@ def _fits(method: str, composition: str) -> bool:
     return (composition == "montage") == (method == "mcl of two levels") or not method.startswith("mcl")
 
 
-def classes_in(hint: Any) -> set[type]:
-    """The classes of a union."""
-    return set(get_args(hint))
+def classes_below(base: type) -> set[type]:
+    """The classes of the package that can be built and derive from a base."""
+    below = {each for child in base.__subclasses__() for each in ({child} | classes_below(child))}
+    return {each for each in below if each.__module__.startswith("smalti.") and not each.__abstractmethods__}

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from contract_helpers import BATCH, COMPOSITIONS, METHODS, STANDARD, VARIANTS, System, classes_in, systems
+from contract_helpers import BATCH, COMPOSITIONS, METHODS, STANDARD, VARIANTS, System, classes_below, systems
 from helpers import EIGHT_BIT, LabeledSource, run_in_processes, textured
 from timm.layers import DropPath
 from torch import Tensor
 
 from smalti.distributed import rank, world_size
-from smalti.methods.method import DataInfo, Method, Progress
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress
 from smalti.models.momentum import update_targets
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
 from smalti.training.fit import Engine, fit, make_module
 from smalti.training.module import Pretraining
-from smalti.training.recipe import AnyComposition, AnyMethod, Recipe
+from smalti.training.recipe import Recipe
 from smalti.views.canvas import Canvas
 from smalti.views.finish import Normalize
 from smalti.views.loader import BatchOrder, ViewDataset, canvases
@@ -75,8 +75,8 @@ def _mean(tensor: Tensor) -> Tensor:
 
 
 def test_every_method_and_every_composition_is_here() -> None:
-    assert {type(config) for config in METHODS.values()} == classes_in(AnyMethod)
-    assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_in(AnyComposition)
+    assert {type(config) for config in METHODS.values()} == classes_below(MethodConfig)
+    assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_below(Composition)
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)

@@ -44,7 +44,7 @@ def erasing_box(view: RandomErasing, shares: list[float], aspects: list[float], 
 def test_cutout_loses_a_square(side: int, probability: float) -> None:
     view, images = replace(CUTOUT, side=side, probability=probability), textured(12)
     rng = make_rng(12)
-    happens, center = rng.per_image("cutout")[:, 0, 0], rng.per_image("cutout centre", rng=2)[:, 0]
+    happens, center = rng.per_image("cutout")[:, 0, 0], rng.per_image("cutout centre", numbers=2)[:, 0]
     expected = exact_canvas(Crop(size=SIZE), images).pixels
     for canvas in np.flatnonzero(happens < probability):
         x0, y0, x1, y1 = cutout_box(*center[canvas], side)
@@ -59,7 +59,7 @@ def test_random_erasing_follows_its_algorithm(area: tuple[float, float], probabi
     rng = make_rng(12)
     happens, fill = rng.per_image("erasing")[:, 0, 0], rng.per_image("erasing fill")[:, 0, 0]
     shares, aspects, corner = (
-        rng.per_image(f"erasing {name}", rng=count)[:, 0].tolist()
+        rng.per_image(f"erasing {name}", numbers=count)[:, 0].tolist()
         for name, count in (("area", 20), ("aspect", 20), ("corner", 2))
     )
     expected = exact_canvas(Crop(size=SIZE), images).pixels

@@ -68,7 +68,7 @@ def test_an_image_has_its_numbers_wherever_it_stands() -> None:
     order = np.array([5, 0, 7, 2])
     elsewhere = replace(rng, images=rng.images[order], first=4, step=3, block=2)
     np.testing.assert_array_equal(
-        elsewhere.per_image("area", crops=3, rng=2), rng.per_image("area", crops=3, rng=2)[order]
+        elsewhere.per_image("area", crops=3, numbers=2), rng.per_image("area", crops=3, numbers=2)[order]
     )
 
 

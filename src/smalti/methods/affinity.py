@@ -25,7 +25,7 @@ from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
@@ -38,7 +38,7 @@ from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
-class AffinityConfig:
+class AffinityConfig(MethodConfig):
     """Affinity distillation's settings.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch import Tensor
 from smalti.checks import require_count, require_fraction
 from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig, mlp
@@ -25,7 +25,7 @@ from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
-class BYOLConfig:
+class BYOLConfig(MethodConfig):
     """BYOL's settings.
 
     Attributes:

@@ -28,7 +28,7 @@ from smalti.distributed import gather, rank, world_size
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
@@ -42,7 +42,7 @@ Halves = tuple[Tensor, Tensor]  # of lightness and of color
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMCConfig:
+class CMCConfig(MethodConfig):
     """CMC's settings; the backbone's `split` says which color space is split.
 
     Attributes:

@@ -14,7 +14,7 @@ from torch import Tensor
 from smalti.checks import require_count, require_fraction, require_not_negative, require_positive
 from smalti.distributed import sum_over_processes, world_size
 from smalti.losses.reduce import weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -26,7 +26,7 @@ from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
-class DINOConfig:
+class DINOConfig(MethodConfig):
     """DINO's settings; the defaults are those for ViT-S/16 and batches of 1024.
 
     Attributes:

@@ -17,7 +17,7 @@ from smalti.distributed import gather, rank
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import mlp
@@ -25,12 +25,12 @@ from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.pyramid import DenseHeadConfig, PyramidNetwork
 from smalti.schedules import cosine
 from smalti.views.canvas import Canvas
-from smalti.views.montage import check_levels, level_of
+from smalti.views.montage import check_levels
 from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
-class MCLConfig:
+class MCLConfig(MethodConfig):
     """MCL's settings; the defaults are the released ones, for four levels.
 
     Attributes:
@@ -75,7 +75,7 @@ class MCLConfig:
         """Raise UserError for views that MCL cannot learn from."""
         check_standard_views(views, 2, "two standard views")
         check_levels(views, self.levels)
-        sides = [sorted({level_of(view) for view in views[side::2]}) for side in (0, 1)]
+        sides = [sorted({view.level for view in views[side::2]}) for side in (0, 1)]
         if self.matching != "largest" and sides[0] != sides[1]:
             raise UserError(
                 f"views of levels {sides[0]} on one side and {sides[1]} on the other",

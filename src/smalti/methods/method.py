@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -81,8 +81,9 @@ class Method(nn.Module, ABC):
         """The backbone to score and to hand on."""
 
 
-class MethodConfig(Protocol):
-    """A method's settings, a frozen dataclass that stands above the method in its file.
+@dataclass(frozen=True)
+class MethodConfig(ABC):
+    """A method's settings: subclass it as a frozen dataclass above the method in its file.
 
     Attributes:
         scored: which of its networks `Method.encoder` hands on: "query", "online", "teacher".
@@ -90,13 +91,13 @@ class MethodConfig(Protocol):
 
     scored: ClassVar[str]
 
-    def check(self, views: Sequence[Composition]) -> None:
-        """Raise UserError for views that the method cannot learn from."""
-        ...
-
+    @abstractmethod
     def build(self, backbone: BackboneConfig, data: DataInfo) -> Method:
         """The method, untrained; UserError for data that it cannot learn from."""
-        ...
+
+    def check(self, views: Sequence[Composition]) -> None:
+        """Raise UserError for views that the method cannot learn from."""
+        return
 
 
 def check_standard_views(views: Sequence[Composition], count: int, what: str) -> None:

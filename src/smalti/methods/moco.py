@@ -17,7 +17,7 @@ from smalti.distributed import gather, rank, share, world_size
 from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step, check_standard_views
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.batch_norm import split_batch_norm, synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
@@ -30,7 +30,7 @@ from smalti.views.rng import field_key, permutation
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig:
+class MoCoConfig(MethodConfig):
     """MoCo-v2's settings; the defaults are those for ImageNet-1K.
 
     Attributes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from smalti.checks import require_count, require_fraction
 from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
-from smalti.methods.method import DataInfo, Method, Progress, Step
+from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step
 from smalti.models.backbone import Backbone, BackboneConfig, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair
@@ -26,7 +26,7 @@ from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedConfig:
+class SupervisedConfig(MethodConfig):
     """Supervised training's settings; the defaults are those of a plain classifier.
 
     Attributes:

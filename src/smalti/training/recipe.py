@@ -6,27 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smalti.errors import UserError
-from smalti.methods.affinity import AffinityConfig
-from smalti.methods.byol import BYOLConfig
 from smalti.methods.cmc import CMCConfig
-from smalti.methods.dino import DINOConfig
-from smalti.methods.ediy import EDIYConfig
-from smalti.methods.mcl import MCLConfig
+from smalti.methods.method import MethodConfig
 from smalti.methods.moco import MoCoConfig
-from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.training.optim import OptimizerConfig
 from smalti.views.blocks import choose_block
-from smalti.views.crops import Crop
-from smalti.views.erasing import Cutout, RandomErasing
-from smalti.views.mixture import Mixture, UnMix
-from smalti.views.montage import Montage
-from smalti.views.mosaic import Mosaic
-
-AnyComposition = Crop | Mosaic | Montage | Mixture | UnMix | Cutout | RandomErasing
-AnyMethod = (
-    MoCoConfig | BYOLConfig | DINOConfig | CMCConfig | EDIYConfig | MCLConfig | SupervisedConfig | AffinityConfig
-)
+from smalti.views.plan import Composition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +41,9 @@ class Recipe:
     name: str
     source: str = ""
     published: str = ""
-    views: tuple[AnyComposition, ...]
+    views: tuple[Composition, ...]
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: AnyMethod = field(default_factory=MoCoConfig)
+    method: MethodConfig = field(default_factory=MoCoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 200
     batch_size: int = 256

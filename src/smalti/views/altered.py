@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from smalti.views.crops import Augmentation, Crop, check_crop
-from smalti.views.plan import Ints, Plan
+from smalti.views.plan import Composition, Ints, Plan
 from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlteredCrop:
+class AlteredCrop(Composition):
     """One crop of every image, which `apply` of a subclass then changes.
 
     Attributes:
@@ -43,9 +43,6 @@ class AlteredCrop:
 
     def resized(self, factor: float) -> Self:
         return replace(self, size=round(self.size * factor))
-
-    def check_block(self, block: int) -> None:
-        return
 
     def plan_crops(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """The plan of the crops before they are changed: that of `Crop` with the same settings and draws."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from smalti.checks import require_fraction
 from smalti.errors import UserError
-from smalti.views.canvas import Canvas, Regions
-from smalti.views.plan import Floats, Ints, Plan, flatten
+from smalti.views.canvas import Regions
+from smalti.views.plan import Composition, Floats, Ints, Plan, flatten
 from smalti.views.rng import ViewRNG
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop, which then falls back to a central crop
@@ -55,7 +55,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crop:
+class Crop(Composition):
     """`count` crops of every image, each a canvas of its own.
 
     One `Crop` is a standard view; `Crop(size=112, scale=(0.1, 0.6), count=4)` adds small crops (multi-crop).
@@ -88,9 +88,6 @@ class Crop:
     def resized(self, factor: float) -> "Crop":
         return replace(self, size=round(self.size * factor))
 
-    def check_block(self, block: int) -> None:
-        return
-
     def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """One canvas for each crop, image by image: N = B * count, K = 1."""
         canvases = len(sizes) * self.count
@@ -108,9 +105,6 @@ class Crop:
                 whole=True,
             ),
         )
-
-    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
-        return canvas
 
 
 def check_crop(size: int, scale: tuple[float, float], ratio: tuple[float, float], count: int) -> None:

@@ -18,7 +18,7 @@ from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
-class Montage:
+class Montage(Composition):
     """Every image shrunk by 2^s and dealt `repeats` times onto canvases of 2^s x 2^s tiles, as large as a plain view.
 
     The paper augments a view of full size and then shrinks it; here the crop is resized once, to its tile. The two
@@ -149,14 +149,9 @@ def assign_tiles(rng: ViewRNG, block: int, repeats: int, cells: int) -> Ints:
     return (np.stack(order) * repeats + np.arange(repeats)[:, None]).reshape(-1, cells)
 
 
-def level_of(view: Composition) -> int:
-    """Of the pyramid, on which the regions of a view are read."""
-    return view.level if isinstance(view, Montage) else 0
-
-
 def check_levels(views: Sequence[Composition], levels: int) -> None:
     """Raise UserError unless the views have regions on each of so many levels and on no other."""
-    found = sorted({level_of(view) for view in views})
+    found = sorted({view.level for view in views})
     if found != list(range(levels)):
         raise UserError(
             f"views of level {', '.join(map(str, found))} for a pyramid of {levels}",

@@ -12,14 +12,14 @@ import torch
 from scipy.special import betaincinv
 
 from smalti.errors import UserError
-from smalti.views.canvas import Canvas, Regions
+from smalti.views.canvas import Regions
 from smalti.views.crops import Augmentation, check_crop, draw_tiles
-from smalti.views.plan import Ints, Plan, flatten
+from smalti.views.plan import Composition, Ints, Plan, flatten
 from smalti.views.rng import ViewRNG
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mosaic:
+class Mosaic(Composition):
     """M small crops of every image, dealt onto B canvases of sqrt(M) x sqrt(M) tiles, never two of one image.
 
     Attributes:
@@ -67,10 +67,6 @@ class Mosaic:
     def canvas_size(self) -> int:
         return self.tile_size * self.grid
 
-    @property
-    def standard(self) -> bool:
-        return False
-
     def resized(self, factor: float) -> "Mosaic":
         return replace(self, tile_size=round(self.tile_size * factor), max_shift=round(self.max_shift * factor))
 
@@ -98,9 +94,6 @@ class Mosaic:
             background="noise" if self.background == "noise" else "zero",
             noise_key=(rng.per_canvas("noise", len(slots))[:, 0] * 2**62).astype(np.int64),
         )
-
-    def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
-        return canvas
 
     def _dealt_slots(self, rng: ViewRNG) -> Ints:
         """(N, G, G) tile in each cell: every crop on one canvas, every canvas with crops of M different images."""

@@ -6,8 +6,9 @@ of 2^s x 2^s. Two executors render the same plan: `render_host` and `render_devi
 Legend: T tiles, N canvases, G tiles along a canvas's side, B images on this rank.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,34 +102,40 @@ class Plan:
         return corners
 
 
-class Composition(Protocol):
-    """A way of making canvases out of a batch of images; a frozen dataclass whose fields are its settings."""
+@dataclass(frozen=True)
+class Composition(ABC):
+    """A way of composing a batch of images: subclass it as a frozen dataclass whose fields are settings."""
 
     @property
+    @abstractmethod
     def canvas_size(self) -> int:
         """Side of a canvas, pixels."""
-        ...
 
     @property
     def standard(self) -> bool:
         """Each image has one canvas of its own, in the order of the batch: fit to be a standard view."""
-        ...
+        return False
 
+    @property
+    def level(self) -> int:
+        """Level of the feature pyramid on which the regions are read; 0 is the coarsest map."""
+        return 0
+
+    @abstractmethod
     def resized(self, factor: float) -> Self:
         """The same composition with every length in pixels scaled."""
-        ...
 
-    def check_block(self, block: int) -> None:
-        """Raise UserError where canvases cannot be dealt among `block` images."""
-        ...
-
+    @abstractmethod
     def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """Draw everything that is random about the views of B images of `sizes` (B, 2: width, height; pixels)."""
-        ...
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
         """What is left to do on the rendered, normalized canvases; nothing random happens here."""
-        ...
+        return canvas
+
+    def check_block(self, block: int) -> None:
+        """Raise UserError where tiles of `block` images cannot be assigned to canvases."""
+        return
 
 
 def flatten(tiles: dict[str, NDArray]) -> Tiles:
