@@ -12,7 +12,8 @@ from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
+
 _LARGE, _SMALL = (224, (0.2, 1.0), 2), (112, (0.1, 0.6), 4)  # side in pixels, share of the area, count
 
 
@@ -35,7 +36,7 @@ def pil_pipeline() -> Callable[[bytes], list[Tensor]]:
                 v1.RandomApply([_Blur()], p=0.5),
                 v1.RandomHorizontalFlip(),
                 v1.ToTensor(),
-                v1.Normalize(_MEAN, _STD),
+                v1.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 
@@ -59,7 +60,7 @@ def tensor_pipeline() -> Callable[[bytes], list[Tensor]]:
                 v2.RandomApply([v2.GaussianBlur(kernel_size=13, sigma=(0.1, 2.0))], p=0.5),
                 v2.RandomHorizontalFlip(),
                 v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(_MEAN, _STD),
+                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
             ]
         )
 

@@ -25,7 +25,8 @@ from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
 from smalti.training.recipe import Recipe
-from smalti.views.loader import Batch, BatchOrder, ViewDataset, canvases
+from smalti.views.batch import Batch, canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 
 _LOG_EVERY = 3  # a third of the default; times are compared over so many steps, of which one is logged
 

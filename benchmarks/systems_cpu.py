@@ -21,8 +21,9 @@ from smalti.images.statistics import PixelStatistics
 from smalti.images.statistics import measure as measure_statistics
 from smalti.recipes import all_recipes, get_recipe
 from smalti.training.recipe import Recipe
+from smalti.views.batch import canvases
 from smalti.views.canvas import Canvas
-from smalti.views.loader import BatchOrder, ViewDataset, canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 
 BASELINE = "moco_v2_small"
 NEEDS_A_FILE = ("affinity_small",)  # a teacher that the user brings

@@ -18,9 +18,10 @@ from torch import Tensor
 from smalti.errors import BadImageError
 from smalti.images.statistics import PixelStatistics
 from smalti.methods.method import DataInfo
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Augmentation
-from smalti.views.finish import Normalize, finish
+from smalti.views.finish import finish
 from smalti.views.plan import Composition, Plan
 from smalti.views.render_device import render
 from smalti.views.render_host import HostRenderer

@@ -20,7 +20,8 @@ from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
 from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
-from smalti.views.loader import Batch, BatchOrder, ViewDataset, canvases
+from smalti.views.batch import Batch, canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 from smalti.views.render_device import render
 
 

@@ -14,12 +14,14 @@ from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.timing import described, device_times
 from benchmarks.shares import apart, mosaic_of, pooling
 from smalti.images.statistics import PixelStatistics
+from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
+from smalti.views.batch import Batch, canvases
 from smalti.views.canvas import Canvas
-from smalti.views.loader import Batch, BatchOrder, canvases
+from smalti.views.loader import BatchOrder
 from smalti.views.plan import Composition
 from smalti.views.rng import ViewRNG
 
-_STATISTICS = PixelStatistics(low=0.0, high=255.0, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_STATISTICS = PixelStatistics(low=0.0, high=255.0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _BATCHES = 4  # of plans, used in turn
 
 

@@ -23,10 +23,10 @@ from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
 from smalti.training.recipe import Recipe
+from smalti.views.batch import canvases
 from smalti.views.blocks import can_assign
-from smalti.views.finish import Normalize
 from smalti.views.loader import BatchOrder, ViewDataset
-from smalti.views.plot import plot_views
+from smalti.views.plot import MOST_IMAGES, plot_views
 
 _MONITORED = 5000  # images of a split that kNN looks at during training
 
@@ -56,6 +56,10 @@ def pretrain(
 
     Raises:
         UserError: for anything that the user can mend.
+
+    Example:
+        >>> from smalti import pretrain
+        >>> encoder = pretrain("photos", "runs/photos", "photos_demo")  # doctest: +SKIP
     """
     console = Console()
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -110,18 +114,28 @@ def plot(
         statistics: of the pixels; measured unless given.
         step: which batch of the run.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise UserError(f"picture {path}", "a file ending in .png", "give another name")
     statistics = statistics or measure(source)
     # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
     block = _fit_batch(recipe, len(source)).block_size
     order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)
     dataset = ViewDataset(source, recipe.views, order, statistics)
-    plot_views(dataset, recipe.views, Normalize(statistics.mean, statistics.std), Path(path), step)
+    batch = dataset[step]
+    plot_views(
+        [dataset.image(step, position) for position in range(min(block, MOST_IMAGES))],
+        canvases(batch, recipe.views, statistics.normalize),
+        path,
+        normalize=statistics.normalize,
+        names=[type(view).__name__ for view in recipe.views],
+    )
 
 
 def embed(encoder: str | Path | Encoder, data: str | Path, split: str = "train", **options: Any) -> FeatureSet:
-    """Features of every image, with labels and names; options as for `extract_features`."""
+    """Features of every image, with labels and names; options as for `extract_features`.
+
+    Example:
+        >>> from smalti import embed
+        >>> features = embed("runs/photos", "photos")  # doctest: +SKIP
+    """
     encoder = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
     source = open_source(data, "test" if split == "test" else "train", encoder.info.backbone.in_channels)
     return extract_features(encoder, source, **options)

@@ -8,6 +8,12 @@ class UserError(ValueError):
         got: what was found, with the offending value.
         expected: what would have been right.
         do: the next step for the user, as an imperative.
+
+    Example:
+        >>> raise UserError("a batch of 3 images", "4 or more", "use --batch-size 4")
+        Traceback (most recent call last):
+            ...
+        smalti.errors.UserError: got a batch of 3 images; expected 4 or more; use --batch-size 4
     """
 
     def __init__(self, got: str, expected: str, do: str) -> None:

@@ -16,15 +16,16 @@ from torch import Tensor
 from smalti.distributed import rank, world_size
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress
 from smalti.models.momentum import update_targets
+from smalti.normalize import Normalize
 from smalti.runs import RunFolder
 from smalti.training.callbacks import Logging
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
 from smalti.training.fit import Engine, fit, make_module
 from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
+from smalti.views.batch import canvases
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize
-from smalti.views.loader import BatchOrder, ViewDataset, canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 from smalti.views.plan import Composition
 
 SOURCE = LabeledSource(textured(3 * BATCH, side=40), classes=3)

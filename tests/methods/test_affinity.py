@@ -23,9 +23,9 @@ from smalti.methods.method import DataInfo, Progress
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.models.teacher import load_teacher
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalize
 from smalti.views.mixture import UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition

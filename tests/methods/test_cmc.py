@@ -19,9 +19,9 @@ from smalti.models.color_spaces import scaled_lab
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
 from smalti.models.network import Network
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
-from smalti.views.finish import Normalize
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition

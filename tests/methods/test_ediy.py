@@ -24,8 +24,8 @@ from smalti.models.checkpoints import load_encoder
 from smalti.models.encoder import EncoderInfo, save_encoder
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 from smalti.views.rng import field_key, uniform

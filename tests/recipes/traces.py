@@ -26,7 +26,8 @@ from smalti.methods.affinity import AffinityConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.recipes import all_recipes, get_recipe
 from smalti.training.recipe import Recipe
-from smalti.views.loader import BatchOrder, ViewDataset, canvases
+from smalti.views.batch import canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 
 FOLDER = Path(__file__).with_name("golden")
 STEPS = 20

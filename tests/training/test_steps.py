@@ -17,7 +17,8 @@ from smalti.training.fit import fit, make_module
 from smalti.training.module import Pretraining
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
-from smalti.views.loader import BatchOrder, ViewDataset, canvases
+from smalti.views.batch import canvases
+from smalti.views.loader import BatchOrder, ViewDataset
 
 BASE_LR, WARMUP_EPOCHS = 0.5, 1
 OPTIMIZER = OptimizerConfig(base_lr=BASE_LR, warmup_epochs=WARMUP_EPOCHS, momentum=0.0, weight_decay=0.0)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
+from smalti.views.batch import Batch
 from smalti.views.crops import Crop
-from smalti.views.loader import Batch, BatchOrder, ViewDataset, make_loader
+from smalti.views.loader import BatchOrder, ViewDataset, make_loader
 from smalti.views.mosaic import Mosaic
 from smalti.views.render_device import render
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from scipy.stats import beta, chisquare, kstest, kstwo
 
 from smalti.errors import UserError
-from smalti.views.finish import Normalize, finish
+from smalti.normalize import Normalize
+from smalti.views.finish import finish
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Plan
 
 SEEDS = st.integers(0, 2**40)
-NORMALIZE = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZE = Normalize()
 
 
 @st.composite

@@ -37,6 +37,11 @@ class FeatureSet:
         names: N names that the user can find the images by.
         class_names: empty when unlabeled.
         skipped: (name, reason) of each image that could not be used; none of the above has an entry for it.
+
+    Example:
+        >>> train = FeatureSet(np.eye(2, dtype=np.float32), np.array([0, 1]), ("a.png", "b.png"), ("cat", "dog"))
+        >>> len(train), train.class_names[train.labels[1]]
+        (2, 'dog')
     """
 
     features: np.ndarray
@@ -122,6 +127,13 @@ def extract_features(
     Raises:
         UserError: the source has another number of channels than the encoder, or no image of it can be read.
         RuntimeError: the encoder's weights changed.
+
+    Example:
+        >>> from smalti import load_encoder
+        >>> from smalti.images.array import ArraySource
+        >>> source = ArraySource("black", np.zeros((3, 32, 32, 3), dtype=np.uint8))
+        >>> extract_features(load_encoder("random:resnet18"), source, image_size=32).features.shape
+        (3, 512)
     """
     _check_channels(encoder, source)
     encoder = encoder if device is None else encoder.to(device)

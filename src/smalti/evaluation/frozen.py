@@ -12,6 +12,13 @@ def weights_digest(module: nn.Module) -> str:
     """A 32-digit hash of every parameter and buffer: name, type, shape and bits.
 
     Equal digests mean equal weights, wherever they are; one changed bit, say of a running mean, changes it.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> before = weights_digest(layer)
+        >>> _ = nn.init.zeros_(layer.weight)
+        >>> weights_digest(layer) == before
+        False
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -27,6 +34,11 @@ def assert_frozen(module: nn.Module) -> Iterator[None]:
 
     Raises:
         RuntimeError: at the end of the block, if one changed; batch norm left in training mode is the usual cause.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> with assert_frozen(layer):
+        ...     features = layer(torch.ones(1, 2))
     """
     before = weights_digest(module)
     yield

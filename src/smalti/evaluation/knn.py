@@ -170,6 +170,11 @@ def knn_scores(
 
     Raises:
         UserError: a set is unlabeled, the classes differ, or a k is larger than the bank.
+
+    Example:
+        >>> train = FeatureSet(np.eye(2, dtype=np.float32), np.array([0, 1]), ("a.png", "b.png"), ("cat", "dog"))
+        >>> knn_scores(train, train, ks=(1,))
+        {1: 1.0}
     """
     train_labels, test_labels = matching_labels(train, test)
     ks = tuple(k for k in PAPER_KS if k <= len(train)) if ks is None else tuple(ks)

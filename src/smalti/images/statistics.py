@@ -9,9 +9,8 @@ import numpy as np
 
 from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
+from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _FIRST = 16  # images whose commonest type decides
 _LEAST_STD = 1e-3  # a constant channel becomes 0, not a division by nothing
 
@@ -53,6 +52,11 @@ class PixelStatistics:
         return unit if self.is_8_bit else unit * np.float32(self.high - self.low) + np.float32(self.low)
 
     @property
+    def normalize(self) -> Normalize:
+        """What follows on pixels in [0, 1]."""
+        return Normalize(self.mean, self.std)
+
+    @property
     def is_8_bit(self) -> bool:
         """The range is that of bytes."""
         return (self.low, self.high) == (0.0, 255.0)
@@ -83,7 +87,7 @@ def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStati
         )
     dtype, _ = Counter(image.dtype for image in first).most_common(1)[0]
     if dtype == np.uint8 and first[0].shape[2] == 3:
-        return PixelStatistics(low=0.0, high=255.0, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+        return PixelStatistics(low=0.0, high=255.0, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     alike = (image for image in itertools.chain(first, images) if image.dtype == dtype)
     return _measured(next(alike), alike)
 

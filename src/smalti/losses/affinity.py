@@ -23,6 +23,11 @@ def affinity_loss(
 
     Returns:
         (R,) losses, which carry gradients to the student alone.
+
+    Example:
+        >>> student, teacher, texts = (F.normalize(torch.randn(count, 8), dim=1) for count in (4, 4, 6))
+        >>> tuple(affinity_loss(student, teacher, texts, 0.1, 0.1).shape)
+        (4,)
     """
     columns = columns.detach()
     target = F.softmax(similarity(teacher.detach(), columns) / teacher_temperature, dim=1)

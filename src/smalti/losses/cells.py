@@ -12,17 +12,34 @@ from smalti.precision import similarity, widen
 
 
 def most_different(cells: Tensor) -> Tensor:
-    """D(j) = argmin_z sim(T(x)_z, T(x)_j), Eq. 4: (N, R, C) -> (N, R) numbers of cells of the same view."""
+    """D(j) = argmin_z sim(T(x)_z, T(x)_j), Eq. 4: (N, R, C) -> (N, R) numbers of cells of the same view.
+
+    Example:
+        >>> most_different(torch.tensor([[[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]]))
+        tensor([[2, 2, 0]])
+    """
     return _similarities(cells, cells).argmin(dim=2)
 
 
 def most_similar(cells: Tensor, others: Tensor) -> Tensor:
-    """S(j) = argmax_z sim(T(x')_z, T(x)_j), Eq. 6: (N, R, C) and (N, R', C) -> (N, R) numbers of the other's cells."""
+    """S(j) = argmax_z sim(T(x')_z, T(x)_j), Eq. 6: (N, R, C) and (N, R', C) -> (N, R) numbers of the other's cells.
+
+    Example:
+        >>> most_similar(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[0.1, 1.0], [1.0, 0.1]]]))
+        tensor([[1, 0]])
+    """
     return _similarities(cells, others).argmax(dim=2)
 
 
 def take_cells(cells: Tensor, index: Tensor) -> Tensor:
-    """(N, R', D) and (N, R) numbers of cells in [0, R') -> (N, R, D)."""
+    """(N, R', D) and (N, R) numbers of cells in [0, R') -> (N, R, D).
+
+    Example:
+        >>> take_cells(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1, 0]]))
+        tensor([[[0., 1.],
+                 [0., 1.],
+                 [1., 0.]]])
+    """
     return torch.take_along_dim(cells, index[..., None], dim=1)
 
 
@@ -37,6 +54,10 @@ def diversity_loss(cells: Tensor, different: Tensor) -> Tensor:
 
     Returns:
         (N,) losses in [-1, 1].
+
+    Example:
+        >>> diversity_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-2.0, 0.0]]]))
+        tensor([-1.])
     """
     return cosine_similarity(cells, different).mean(dim=1)
 
@@ -50,6 +71,10 @@ def invariance_loss(cells: Tensor, similar: Tensor) -> Tensor:
 
     Returns:
         (N,) losses in [0, 2].
+
+    Example:
+        >>> invariance_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]]))
+        tensor([0.])
     """
     return 1 - cosine_similarity(cells, similar.detach()).mean(dim=1)
 

@@ -10,7 +10,12 @@ from smalti.precision import widen
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """(..., D) and (..., D), of any length -> (...) in [-1, 1], at least 32 bits wide."""
+    """(..., D) and (..., D), of any length -> (...) in [-1, 1], at least 32 bits wide.
+
+    Example:
+        >>> cosine_similarity(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0]))
+        tensor(0.)
+    """
     return F.cosine_similarity(widen(a), widen(b), dim=-1)
 
 
@@ -23,5 +28,9 @@ def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         (...) losses in [0, 2].
+
+    Example:
+        >>> cosine_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        tensor([1.])
     """
     return 1 - cosine_similarity(prediction, target.detach())

@@ -21,6 +21,11 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
 
     Returns:
         (R,) losses.
+
+    Example:
+        >>> query, positive, negatives = (F.normalize(torch.randn(count, 8), dim=1) for count in (4, 4, 16))
+        >>> tuple(info_nce(query, positive, negatives, temperature=0.2).shape)
+        (4,)
     """
     found = (query * positive).sum(dim=1, keepdim=True)  # (R, 1)
     logits = torch.cat([found, similarity(query, negatives)], dim=1) / temperature
@@ -39,6 +44,12 @@ def info_nce_among(query: Tensor, keys: Tensor, index: Tensor, negatives: Tensor
 
     Returns:
         (R,) losses.
+
+    Example:
+        >>> query, keys, negatives = (F.normalize(torch.randn(count, 8), dim=1) for count in (6, 3, 16))
+        >>> image = torch.tensor([0, 0, 1, 1, 2, 2])  # two regions of each
+        >>> tuple(info_nce_among(query, keys, image, negatives, temperature=0.2).shape)
+        (6,)
     """
     logits = torch.cat([similarity(query, keys), similarity(query, negatives)], dim=1) / temperature
     return F.cross_entropy(logits, index, reduction="none")

@@ -32,8 +32,8 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair
 from smalti.models.network import Network
 from smalti.models.teacher import Teacher, load_teacher
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize
 from smalti.views.plan import Composition
 
 

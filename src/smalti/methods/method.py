@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from smalti.errors import UserError
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.momentum import MomentumPair
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize
 from smalti.views.plan import Composition
 
 

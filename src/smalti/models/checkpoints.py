@@ -21,6 +21,7 @@ from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.encoder import INFO_NAME, WEIGHTS_NAME, Encoder, EncoderInfo
+from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 State = dict[str, Tensor]
 
@@ -52,8 +53,6 @@ CANDIDATES = (
     *("vit_small_patch16_224", "vit_base_patch16_224", "vit_small_patch8_224", "vit_base_patch8_224"),
 )
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +102,10 @@ def load_encoder(
 
     Raises:
         UserError: nothing there, not safe to read, of an unknown or another architecture, or a key unexplained.
+
+    Example:
+        >>> load_encoder("random:resnet18").dim
+        512
     """
     kind, colon, name = str(what).partition(":")
     if colon and kind in ("random", "timm"):
@@ -246,8 +249,8 @@ def _native_size(backbone: Backbone) -> int:
 
 def _imagenet_pixels(channels: int) -> PixelStatistics:
     """ImageNet's statistics on 8 bits; for other channel counts the average over the three colors."""
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     if channels != 3:
         mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
     return PixelStatistics(low=0.0, high=255.0, mean=mean, std=std)

@@ -105,9 +105,16 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.info = info
         self.dim: int = backbone.dim
-        scale, shift = _affine(info.pixels, backbone.config.in_channels)
+        pixels, channels = info.pixels, backbone.config.in_channels
+        if not len(pixels.mean) == len(pixels.std) == channels:
+            raise UserError(
+                f"means for {len(pixels.mean)} and deviations for {len(pixels.std)} channels",
+                f"{channels} of each, as the backbone has input channels",
+                "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
+            )
+        scale, shift = pixels.normalize.affine(pixels.low, pixels.high)
         if backbone.config.split != "none":
-            backbone.model.set_statistics(info.pixels.mean, info.pixels.std)
+            backbone.model.set_statistics(pixels.mean, pixels.std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 
@@ -118,19 +125,6 @@ class Encoder(nn.Module):
     def standardize(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) in the images' own range -> the same in float32, as the network takes it."""
         return torch.addcmul(self.shift, pixels.to(torch.float32), self.scale)
-
-
-def _affine(pixels: PixelStatistics, channels: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (1, C, 1, 1), folded in float64 so that one rounding remains."""
-    if not len(pixels.mean) == len(pixels.std) == channels:
-        raise UserError(
-            f"means for {len(pixels.mean)} and deviations for {len(pixels.std)} channels",
-            f"{channels} of each, as the backbone has input channels",
-            "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
-        )
-    mean, std = torch.tensor([pixels.mean, pixels.std], dtype=torch.float64).view(2, 1, -1, 1, 1)
-    scale = 1 / ((pixels.high - pixels.low) * std)
-    return scale.float(), (-pixels.low * scale - mean / std).float()
 
 
 def save_encoder(folder: str | Path, backbone: Backbone, info: EncoderInfo) -> Path:

@@ -25,6 +25,10 @@ def get_recipe(name: str) -> Recipe:
 
     Raises:
         UserError: no such recipe or file, or a file without a function `recipe`.
+
+    Example:
+        >>> get_recipe("mosrep_moco").views[2].tiles
+        4
     """
     if name.endswith(".py"):
         return _from_file(name)

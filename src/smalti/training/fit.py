@@ -30,8 +30,8 @@ from smalti.training.checkpoint import load_checkpoint
 from smalti.training.hardware import available_cores, resolve_precision, unfuse_attention
 from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
-from smalti.views.finish import Normalize
-from smalti.views.loader import Batch, BatchOrder, ViewDataset, make_loader
+from smalti.views.batch import Batch
+from smalti.views.loader import BatchOrder, ViewDataset, make_loader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def make_module(
 ) -> Pretraining:
     """The untrained module of a recipe, its weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    normalize = Normalize(statistics.mean, statistics.std)
+    normalize = statistics.normalize
     method = recipe.method.build(recipe.backbone, DataInfo(normalize, class_names))
     for view in recipe.views:
         method.encoder().check_size(view.canvas_size)

@@ -12,12 +12,12 @@ from smalti.distributed import gather
 from smalti.errors import UserError
 from smalti.methods.method import Method, Progress
 from smalti.models.momentum import update_targets
+from smalti.normalize import Normalize
 from smalti.schedules import cosine, warmup_cosine, warmup_drops
 from smalti.training.optim import clip_gradients, make_optimizer, scale_learning_rate
 from smalti.training.recipe import Recipe
+from smalti.views.batch import Batch, canvases
 from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize
-from smalti.views.loader import Batch, canvases
 from smalti.views.rng import mix
 
 

@@ -23,6 +23,12 @@ class Regions:
         whole: every region is its whole canvas, so that nothing needs pooling.
         level: of a pyramid, 0 for the coarsest map.
         label: (N, K) int64, class of the image that fills the region; None where the data have no classes.
+
+    Example:
+        >>> boxes = torch.tensor([[[0.0, 0.0, 16.0, 32.0], [16.0, 0.0, 32.0, 32.0]]])
+        >>> regions = Regions(source=torch.tensor([[1, 0]]), boxes=boxes, weight=torch.ones(1, 2), whole=False)
+        >>> regions.labeled(torch.tensor([7, 5])).label
+        tensor([[5, 7]])
     """
 
     source: Tensor
@@ -42,6 +48,16 @@ class Regions:
             label=None if self.label is None else self.label.to(device, non_blocking=True),
         )
 
+    def pin_memory(self) -> Self:
+        """The same regions in page-locked memory, from which copies to a GPU need not be waited for."""
+        return replace(
+            self,
+            source=self.source.pin_memory(),
+            boxes=self.boxes.contiguous().pin_memory(),
+            weight=self.weight.pin_memory(),
+            label=None if self.label is None else self.label.pin_memory(),
+        )
+
     def labeled(self, labels: Tensor) -> Self:
         """The same regions with the classes of this rank's images, (B,) int64."""
         return replace(self, label=labels.to(self.source.device)[self.source])
@@ -54,7 +70,21 @@ class Canvas:
     Attributes:
         pixels: (N, C, H, W) normalized pixels.
         regions: what is where.
+
+    Example:
+        >>> from smalti.views import Collate, Crop
+        >>> (canvas,) = Collate([Crop(size=32)])([torch.rand(3, 40, 60) for _ in range(2)])
+        >>> tuple(canvas.pixels.shape), canvas.regions.source.tolist()
+        ((2, 3, 32, 32), [[0], [1]])
     """
 
     pixels: Tensor
     regions: Regions
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same canvases on another device."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True), regions=self.regions.to(device))
+
+    def pin_memory(self) -> Self:
+        """The same canvases in page-locked memory: what a `DataLoader` with `pin_memory=True` asks for."""
+        return replace(self, pixels=self.pixels.pin_memory(), regions=self.regions.pin_memory())

@@ -33,6 +33,11 @@ class Augmentation:
         blur: probability of a Gaussian blur.
         sigma: range of its sigma, pixels of the view.
         solarize: probability of inverting values from 128/255 up (BYOL).
+
+    Example:
+        >>> from smalti.views import Augmentation, Crop
+        >>> Crop(size=32, augmentation=Augmentation(blur=0, solarize=0.2)).augmentation.solarize
+        0.2
     """
 
     flip: float = 0.5
@@ -66,6 +71,13 @@ class Crop(Composition):
         ratio: range of its width over its height.
         count: crops of each image.
         augmentation: what then happens to it.
+
+    Example:
+        >>> from smalti.views import Collate, Crop
+        >>> images = [torch.rand(3, 40, 60) for _ in range(4)]
+        >>> standard, small = Collate([Crop(size=32), Crop(size=16, scale=(0.1, 0.6), count=4)])(images)
+        >>> tuple(standard.pixels.shape), tuple(small.pixels.shape)
+        ((4, 3, 32, 32), (16, 3, 16, 16))
     """
 
     size: int = 224

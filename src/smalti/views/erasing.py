@@ -39,6 +39,12 @@ class Cutout(AlteredCrop):
     Attributes:
         probability: of erasing.
         side: of the square, pixels.
+
+    Example:
+        >>> from smalti.views import Collate, Cutout
+        >>> (erased,) = Collate([Cutout(size=32, side=16, probability=1.0)])([torch.ones(3, 40, 60)])
+        >>> bool((erased.pixels == 0).any())
+        True
     """
 
     probability: float = 0.5
@@ -77,6 +83,13 @@ class RandomErasing(AlteredCrop):
         probability: of erasing.
         area: range of the box's share of the canvas.
         aspect: r, its height over its width is drawn from [r, 1 / r]; in (0, 1].
+
+    Example:
+        >>> from smalti.views import Augmentation, Collate, RandomErasing
+        >>> view = RandomErasing(size=32, probability=1.0, augmentation=Augmentation(jitter=0, gray=0, blur=0))
+        >>> (erased,) = Collate([view])([torch.zeros(3, 40, 60)])
+        >>> len(erased.pixels[0, 0].unique())
+        2
     """
 
     probability: float = 0.5

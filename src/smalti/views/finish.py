@@ -3,38 +3,12 @@
 Legend: N canvases, C channels, L side of a canvas.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.plan import Composition, Plan
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Per-channel mean and standard deviation of pixels in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) uint8, or float in [0, 1], -> standardized float, memory order kept."""
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.float() / 255
-        mean, std = self._of(pixels)
-        return (pixels - mean) / std
-
-    def undo(self, pixels: Tensor) -> Tensor:
-        """(..., C, H, W) standardized -> in [0, 1]."""
-        mean, std = self._of(pixels)
-        return pixels * std + mean
-
-    def _of(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, each (C, 1, 1)."""
-        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
-        return mean, std
 
 
 def finish(composition: Composition, plan: Plan, pixels: Tensor, normalize: Normalize) -> Canvas:

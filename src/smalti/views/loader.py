@@ -7,24 +7,20 @@ Legend: B images of one rank's share of a batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
+from smalti.views.batch import Batch, make_batch
 from smalti.views.blocks import choose_block
-from smalti.views.canvas import Canvas
-from smalti.views.finish import Normalize, finish
-from smalti.views.plan import Composition, Plan
-from smalti.views.render_device import render
-from smalti.views.render_host import HostRenderer
+from smalti.views.plan import Composition
 from smalti.views.rng import ViewRNG, field_key, mix, permutation
 
 _ATTEMPTS = 1000
@@ -105,52 +101,6 @@ class BatchOrder:
         return cached[epoch]
 
 
-@dataclass
-class Batch:
-    """One step's views of one rank's share, rendered or about to be.
-
-    Attributes:
-        step: counted over the run.
-        plans: one for each composition.
-        pixels: host executor: for each composition (N, C, L, L) canvases, uint8 or float32 in [0, 1]; else empty.
-        images: device executor: (B, C, H, W) images, padded to the largest, uint8 or float32 in [0, 1]; else None.
-        labels: (B,) int64, classes of the images; None where they have none.
-        bad: (name, reason) of the images that could not be used, others standing in for them.
-    """
-
-    step: int
-    plans: list[Plan]
-    pixels: list[Tensor] = field(default_factory=list)
-    images: Tensor | None = None
-    labels: Tensor | None = None
-    bad: list[tuple[str, str]] = field(default_factory=list)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch with its pixels on another device; plans stay on the host."""
-        return replace(
-            self,
-            pixels=[pixels.to(device, non_blocking=True) for pixels in self.pixels],
-            images=None if self.images is None else self.images.to(device, non_blocking=True),
-        )
-
-    def pin_memory(self) -> "Batch":
-        return replace(
-            self,
-            pixels=[pixels.pin_memory() for pixels in self.pixels],
-            images=None if self.images is None else self.images.pin_memory(),
-        )
-
-
-def canvases(batch: Batch, views: Sequence[Composition], normalize: Normalize) -> list[Canvas]:
-    """What the network sees of a batch, one `Canvas` for each composition, on the device that the batch is on."""
-    pixels = batch.pixels if batch.images is None else [render(plan, batch.images) for plan in batch.plans]
-    rendered = zip(views, batch.plans, pixels, strict=True)
-    finished = [finish(view, plan, canvas, normalize) for view, plan, canvas in rendered]
-    if batch.labels is None:
-        return finished
-    return [replace(canvas, regions=canvas.regions.labeled(batch.labels)) for canvas in finished]
-
-
 class ViewDataset(Dataset[Batch]):
     """Item n is the batch of views of step n.
 
@@ -193,23 +143,17 @@ class ViewDataset(Dataset[Batch]):
         for position, index in enumerate(wanted):
             image, indices[position] = self._read(int(index), taken, bad)
             images.append(image)
-        sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
-        plans = [view.plan(sizes, self._rng(step, number, indices)) for number, view in enumerate(self._views)]
-        labels = None if self._source.labels is None else torch.from_numpy(self._source.labels[indices])
-        if self._executor == "device":
-            return Batch(step=step, plans=plans, images=_stack(images), labels=labels, bad=bad)
-        return Batch(step=step, plans=plans, pixels=_render(plans, images), labels=labels, bad=bad)
-
-    def _rng(self, step: int, view: int, indices: NDArray[np.int64]) -> ViewRNG:
-        return ViewRNG(
+        rng = ViewRNG(
             seed=self._order.seed,
             epoch=step // self._order.steps_per_epoch,
             step=step,
-            view=view,
+            view=0,
             images=indices,
             first=self._first,
             block=self._order.block_size,
         )
+        labels = None if self._source.labels is None else torch.from_numpy(self._source.labels[indices])
+        return make_batch(images, self._views, rng, labels, bad, self._executor)
 
     def _read(self, wanted: int, taken: set[int], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:
         """The image, or in place of a bad one another that no one has taken: always the same for the same batch."""
@@ -251,22 +195,3 @@ def _one_thread(_worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-
-def _stack(images: list[NDArray[Any]]) -> Tensor:
-    """(B, C, H, W) with every image at the top left."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    if all(image.shape[:2] == (height, width) for image in images):
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    stacked = np.zeros((len(images), height, width, images[0].shape[2]), dtype=images[0].dtype)
-    for slot, image in zip(stacked, images, strict=True):
-        slot[: image.shape[0], : image.shape[1]] = image
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
-
-
-def _render(plans: list[Plan], images: list[NDArray[Any]]) -> list[Tensor]:
-    renderers = [HostRenderer(plan, images[0].shape[2], images[0].dtype) for plan in plans]
-    for position, image in enumerate(images):
-        for renderer in renderers:
-            renderer.add(position, image)
-    return [renderer.pixels() for renderer in renderers]

@@ -63,6 +63,13 @@ class Mixture(AlteredCrop):
         region_images: n of Eq. 4 and 5, 2 or more: the context and n - 1 boxes.
         region_beta: of Beta(beta, beta), from which the part of the canvas that a CutMix box leaves free is drawn.
         decay: lambda_Decay of Eq. 4, in [0, 1]; 1 for none.
+
+    Example:
+        >>> from smalti.views import Collate, Mixture
+        >>> images = [torch.rand(3, 40, 60) for _ in range(8)]
+        >>> query, key = Collate([Mixture(size=32), Mixture(size=32)])(images)
+        >>> query.regions.source.flatten().tolist()
+        [0, 1, 2, 3, 4, 5, 6, 7]
     """
 
     global_probability: float = 0.5
@@ -123,6 +130,13 @@ class UnMix(AlteredCrop):
         of: position of the view whose very crops are mixed, of the same size, scale, ratio and augmentation.
         global_probability: of blending the two; otherwise a box of the partner is pasted.
         beta: of Beta(beta, beta), from which lambda is drawn.
+
+    Example:
+        >>> from smalti.views import Collate, Crop, UnMix
+        >>> images = [torch.rand(3, 40, 60) for _ in range(4)]
+        >>> *_, mixed = Collate([Crop(size=32), Crop(size=32), UnMix(size=32)])(images)
+        >>> mixed.regions.source.tolist()
+        [[0, 3], [1, 2], [2, 1], [3, 0]]
     """
 
     of: int = 0

@@ -33,6 +33,13 @@ class Montage(Composition):
         smooth: k of the boundary smoothing: every tile is multiplied by a Gaussian mask of standard deviation k times
             its side (published: 0.5 and 0.75, neither helps); 0 for none.
         augmentation: what happens to each crop; `sigma` is in pixels of the full-size view.
+
+    Example:
+        >>> from smalti.views import Collate, Montage
+        >>> images = [torch.rand(3, 40, 60) for _ in range(8)]
+        >>> (montages,) = Collate([Montage(size=32, level=1)])(images)
+        >>> tuple(montages.pixels.shape), montages.regions.level
+        ((2, 3, 32, 32), 1)
     """
 
     size: int = 224

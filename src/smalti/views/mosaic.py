@@ -33,6 +33,13 @@ class Mosaic(Composition):
         background: "images", or for appendix C's control "noise": every crop alone in a corner of its own canvas,
             the rest Gaussian noise (M times as many canvases).
         augmentation: what happens to each crop.
+
+    Example:
+        >>> from smalti.views import Collate, Mosaic
+        >>> images = [torch.rand(3, 40, 60) for _ in range(8)]
+        >>> (mosaics,) = Collate([Mosaic(tile_size=16, max_shift=4)])(images)
+        >>> tuple(mosaics.pixels.shape), tuple(mosaics.regions.boxes.shape)
+        ((8, 3, 32, 32), (8, 4, 4))
     """
 
     tile_size: int = 112

@@ -38,6 +38,13 @@ class Tiles:
         saturation_last: (T,) saturation comes after hue.
         gray: (T,) turned to gray.
         solarize: (T,) values from this threshold in [0, 1] up are inverted; 2 for none.
+
+    Example:
+        >>> from smalti.views import Crop, ViewRNG
+        >>> rng = ViewRNG(seed=0, epoch=0, step=0, view=0, images=np.arange(2), first=0, block=2)
+        >>> tiles = Crop(size=32, count=3).plan(np.array([[60, 40], [60, 40]]), rng).tiles
+        >>> tiles.image.tolist(), tiles.crop.shape
+        ([0, 0, 0, 1, 1, 1], (6, 4))
     """
 
     image: Ints
@@ -71,6 +78,13 @@ class Plan:
         background: what fills pixels that no tile covers, after normalization: zeros, or Gaussian noise of mean 0
             and deviation 1.
         noise_key: (N,) seeds of the noise.
+
+    Example:
+        >>> from smalti.views import Mosaic, ViewRNG
+        >>> rng = ViewRNG(seed=0, epoch=0, step=0, view=0, images=np.arange(8), first=0, block=8)
+        >>> plan = Mosaic(tile_size=16, max_shift=4).plan(np.full((8, 2), 40), rng)
+        >>> plan.slots.shape, plan.num_canvases, plan.canvas_size
+        ((8, 2, 2), 8, 32)
     """
 
     tiles: Tiles
@@ -104,7 +118,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Composition(ABC):
-    """A way of composing a batch of images: subclass it as a frozen dataclass whose fields are settings."""
+    """A way of composing a batch of images: subclass it as a frozen dataclass whose fields are settings.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from smalti.views import Collate, Composition, Crop
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Darkened(Composition):
+        ...     crop: Crop = Crop(size=32)
+        ...     by: float = 0.5
+        ...
+        ...     @property
+        ...     def canvas_size(self):
+        ...         return self.crop.size
+        ...
+        ...     def resized(self, factor):
+        ...         return replace(self, crop=self.crop.resized(factor))
+        ...
+        ...     def plan(self, sizes, rng):
+        ...         return self.crop.plan(sizes, rng)
+        ...
+        ...     def apply(self, canvas, plan):
+        ...         return replace(canvas, pixels=canvas.pixels - self.by)
+        >>> (canvas,) = Collate([Darkened()])([np.zeros((40, 60, 3), dtype=np.uint8)])
+        >>> tuple(canvas.pixels.shape)
+        (1, 3, 32, 32)
+    """
 
     @property
     @abstractmethod

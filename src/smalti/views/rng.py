@@ -58,6 +58,12 @@ class ViewRNG:
         images: (B,) index in the data set of each image of this rank's share of the batch.
         first: position of this rank's first image in the batch of all ranks.
         block: images within which canvases are dealt; divides B and `first`.
+
+    Example:
+        >>> rng = ViewRNG(seed=0, epoch=0, step=0, view=0, images=np.array([7, 3]), first=0, block=2)
+        >>> swapped = ViewRNG(seed=0, epoch=0, step=0, view=0, images=np.array([3, 7]), first=0, block=2)
+        >>> bool((rng.per_image("flip")[0] == swapped.per_image("flip")[1]).all())
+        True
     """
 
     seed: int
