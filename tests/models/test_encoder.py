@@ -238,7 +238,7 @@ def test_timm_weights_load_with_the_architecture_given(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(pixels), pre_logits=True)
         assert torch.equal(loaded.backbone(pixels).pooled, expected)
-    with pytest.raises(UserError, match="whose tensors fit none of resnet18"):
+    with pytest.raises(UserError, match="fits no known architecture exactly; the nearest is resnet18"):
         load_encoder(tmp_path / "model.safetensors")
 
 
