@@ -441,7 +441,8 @@ def _match(shapes: dict[str, torch.Size], state: State) -> tuple[State, LoadRepo
         stored = ((key, state.get(prefix + key)) for key in shapes)
         return {key: tensor for key, tensor in stored if tensor is not None and tensor.shape == shapes[key]}
 
-    prefix = max(PREFIXES, key=lambda prefix: len(fitting(prefix)))
+    first = next(iter(shapes))  # a convolution of the image in ResNets, which tells the halves of CMC apart
+    prefix = max(PREFIXES, key=lambda prefix: (first in fitting(prefix), len(fitting(prefix))))
     found = fitting(prefix)
     missing = [key for key in shapes if key not in found and not OPTIONAL.fullmatch(key)]
     rest = [key for key in state if not (key.startswith(prefix) and key.removeprefix(prefix) in shapes)]
