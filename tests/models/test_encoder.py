@@ -1,6 +1,5 @@
 """Encoders travel bit for bit, and nothing loads that does not fit."""
 
-import argparse
 import json
 import os
 from dataclasses import replace
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 
 from smalti.errors import UserError
@@ -48,15 +46,6 @@ def outputs(encoder: Encoder) -> torch.Tensor:
         features = encoder(raw_pixels())
     assert features.std() > 0.01, "features that do not vary would be equal whatever was loaded"
     return features
-
-
-def foreign_outputs(original: Encoder, loaded: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both backbones on the same standardized pixels: a foreign file does not say how it takes them."""
-    pixels = original.standardize(raw_pixels())
-    with torch.no_grad():
-        expected = original.backbone(pixels).pooled
-        assert expected.std() > 0.01
-        return expected, loaded.backbone(pixels).pooled
 
 
 @pytest.mark.parametrize(
@@ -155,128 +144,6 @@ def test_nothing_is_copied_when_something_is_missing(resnet: Encoder) -> None:
     with pytest.raises(UserError):
         load_weights(backbone, state)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
-
-
-def under(prefix: str, state: dict) -> dict:
-    return {prefix + key: value for key, value in state.items()}
-
-
-def moco(state: dict) -> dict:
-    spoilt = {key: torch.zeros_like(value) for key, value in state.items()}
-    head = {"module.encoder_q.fc.0.weight": torch.zeros(8, 8), "module.queue": torch.zeros(2, 4)}
-    both = under("module.encoder_q.", state) | under("module.encoder_k.", spoilt)
-    return {"epoch": 3, "arch": "resnet18", "state_dict": both | head | {"module.queue_ptr": torch.zeros(1)}}
-
-
-def mosrep(state: dict) -> dict:
-    checkpoint = moco(state)
-    checkpoint["state_dict"] |= {"module.projector_q.conv.0.weight": torch.zeros(2)}
-    del checkpoint["state_dict"]["module.encoder_q.fc.0.weight"]
-    return checkpoint
-
-
-def moco_v3(state: dict) -> dict:
-    others = {"module.momentum_encoder.conv1.weight": torch.ones(1), "module.predictor.0.weight": torch.ones(1)}
-    head = {"module.base_encoder.fc.0.weight": torch.ones(1)}
-    return {"state_dict": under("module.base_encoder.", state) | others | head}
-
-
-def dino(state: dict) -> dict:
-    spoilt = {key: torch.zeros_like(value) for key, value in state.items()}
-    head = {"head.mlp.0.weight": torch.ones(2), "head.last_layer.weight_g": torch.ones(2)}
-    return {
-        "student": under("module.backbone.", spoilt) | under("module.", head),
-        "teacher": under("backbone.", state) | head,
-        "args": argparse.Namespace(arch="resnet18", lr=0.1),
-    }
-
-
-def lightning(state: dict) -> dict:
-    head = {"classifier.weight": torch.ones(1), "projector.0.weight": torch.ones(1)}
-    return {"state_dict": under("backbone.", state) | head, "epoch": 2, "pytorch-lightning_version": "2.5"}
-
-
-def bare(state: dict) -> dict:
-    return state | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
-
-
-def old(state: dict) -> dict:
-    return {"model": {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}}
-
-
-@pytest.mark.parametrize(
-    ("wrap", "network"),
-    [(moco, "query"), (mosrep, "query"), (moco_v3, "base"), (dino, "teacher"), (lightning, ""), (bare, ""), (old, "")],
-    ids=lambda value: getattr(value, "__name__", value),
-)
-def test_foreign_checkpoints_load(wrap, network: str, resnet: Encoder, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pth.tar"
-    torch.save(wrap(dict(resnet.backbone.model.state_dict())), path)
-    loaded = load_encoder(path, backbone=RESNET)
-    assert loaded.info.network == network
-    torch.testing.assert_close(*foreign_outputs(resnet, loaded), rtol=0, atol=0)
-
-
-def test_torchvision_weights_load(tmp_path: Path) -> None:
-    torch.manual_seed(2)
-    model = torchvision.models.resnet18().eval()
-    torch.save(model.state_dict(), tmp_path / "resnet18.pth")
-    loaded = load_encoder(tmp_path / "resnet18.pth")
-    assert loaded.info.extra["loaded"] == {"matched": 120, "dropped": 2}
-    model.fc = torch.nn.Identity()
-    pixels = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.backbone(pixels).pooled, model(pixels), rtol=1e-5, atol=1e-5)
-
-
-def test_timm_weights_load_with_the_architecture_given(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    model = timm.create_model("convnext_atto", num_classes=7).eval()
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_encoder(tmp_path / "model.safetensors", backbone=BackboneConfig(name="convnext_atto"))
-    pixels = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = model.forward_head(model.forward_features(pixels), pre_logits=True)
-        assert torch.equal(loaded.backbone(pixels).pooled, expected)
-    with pytest.raises(UserError, match="whose tensors fit none of resnet18"):
-        load_encoder(tmp_path / "model.safetensors")
-
-
-def test_a_small_vit_of_moco_v3_has_twelve_heads(tmp_path: Path) -> None:
-    with torch.device("meta"):
-        shapes = {key: value.shape for key, value in timm.create_model("vit_small_patch16_224").state_dict().items()}
-    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
-    torch.save({"state_dict": under("module.base_encoder.", state)}, tmp_path / "v3.pth.tar")
-    torch.save({"teacher": under("backbone.", state)}, tmp_path / "dino.pth")
-    heads = [
-        load_encoder(tmp_path / name).backbone.model.blocks[0].attn.num_heads for name in ("v3.pth.tar", "dino.pth")
-    ]
-    assert heads == [12, 6]
-
-
-def test_an_unexplained_key_is_refused_even_in_a_foreign_file(resnet: Encoder, tmp_path: Path) -> None:
-    state = dict(resnet.backbone.model.state_dict()) | {"layer5.0.conv1.weight": torch.zeros(1)}
-    torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(UserError, match=r"1 unexpected: layer5\.0\.conv1\.weight"):
-        load_encoder(tmp_path / "odd.pth", backbone=RESNET)
-
-
-class Payload:
-    """Stands for the class of somebody's training code inside a checkpoint."""
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        ({"state_dict": {}, "args": Payload()}, "holds more than tensors and plain values"),
-        ({"epoch": 3}, "without a state dict"),
-        ([1, 2], "without a state dict"),
-    ],
-)
-def test_unusable_checkpoints_are_refused(content, complaint: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match=complaint):
-        load_encoder(tmp_path / "checkpoint.pth")
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pth", "encoder.safetensors"])

@@ -2,11 +2,40 @@
 
 A checkpoint that half fits gives plausible, wrong accuracies, so nothing is loaded unless every tensor of the
 network is found and every tensor left over is known to belong to something else (a classifier, a projector, ...).
+
+Where other projects keep the encoder, once `module.` and `_orig_mod.` are taken out of the keys:
+
+| project                           | entry              | keys begin with                 | beside them            |
+|-----------------------------------|--------------------|---------------------------------|------------------------|
+| MoCo v1, v2, MosRep, Un-Mix       | state_dict         | encoder_q.                      | encoder_k., queue      |
+| CIFAR demos of MoCo and Un-Mix    | state_dict         | encoder_q.net., numbered        | encoder_k., queue      |
+| MoCo v3                           | state_dict         | base_encoder.                   | momentum_encoder.      |
+| MCL; MoCo, DenseCL in OpenSelfSup | state_dict         | encoder_q.0., again backbone.   | encoder_q.1., head.    |
+| BYOL in OpenSelfSup               | state_dict         | online_net.0., again backbone.  | target_net., head.     |
+| MMSelfSup 1, solo-learn           | state_dict         | backbone.                       | target_net., momentum_ |
+| SwAV, Un-Mix on SwAV              | state_dict         |                                 | prototypes             |
+| DINO, iBOT                        | teacher            | backbone.                       | head., masked_embed    |
+| Barlow Twins, VICReg              | model              | backbone.                       | projector., bn.        |
+| PixPro                            | model              | encoder.                        | encoder_k., projector  |
+| MAE                               | model              |                                 | mask_token, decoder_   |
+| SimSiam                           | state_dict         | encoder.                        | predictor.             |
+| MoCo in the code of CMC           | model              | encoder.                        | model_ema, an entry    |
+| CMC                               | model              | encoder. or nothing, l_to_ab.   | ... ab_to_l.           |
+| byol-pytorch                      |                    | online_encoder.net., again net. | target_encoder.        |
+| PyTorch-BYOL                      | online_network_... | encoder., numbered              | projetion.             |
+| lightly                           | state_dict         | [teacher_]backbone., numbered   | projection_head.       |
+| SimCLR, converted                 | state_dict         |                                 | fc.                    |
+| torchvision, timm, LightlyTrain   | or state_dict      |                                 | fc., head., ...        |
+
+"Numbered" is a ResNet as `nn.Sequential`: 0 and 1 are its first convolution and normalization, the four numbers with
+blocks its stages, and what comes after is its classifier.
 """
 
 import argparse
 import logging
 import pickle
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,27 +54,59 @@ from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 State = dict[str, Tensor]
 
-# Where other projects keep the weights inside a checkpoint, the network that they evaluate first.
-WRAPPERS = ("teacher", "state_dict_ema", "model_ema", "state_dict", "model", "network", "student")
+# Entries of a checkpoint that hold weights. The first that is there is taken, the network that its authors evaluate.
+WRAPPERS = (
+    *("teacher", "state_dict_ema", "state_dict", "model", "model_ema", "network"),
+    *("online_network_state_dict", "student"),
+)
 
-# What the encoder's keys begin with, and the name of that network.
+# What the encoder's keys begin with, and the name of that network. Where two fit equally well, the first is taken.
 PREFIXES = {
     "": "",
-    "encoder_q.": "query",  # MoCo v1 and v2, MosRep, DenseCL
-    "base_encoder.": "base",  # MoCo v3
-    "backbone.": "",  # DINO, solo-learn
+    "encoder_q.": "query",
+    "encoder_q.0.": "query",
+    "encoder_q.net.": "query",
+    "base_encoder.": "base",
     "online_encoder.net.": "online",
     "online_encoder.": "online",
-    "encoder.": "",  # SimSiam
+    "online_net.0.": "online",
+    "teacher_backbone.": "teacher",
+    "teacher.backbone.": "teacher",
+    "backbone.": "",
+    "encoder.": "",
     "model.": "",
+    "net.": "",
+    "lightness.": "lightness",
+    "encoder.lightness.": "lightness",
+    "color.": "color",
+    "encoder.color.": "color",
 }
 
-# Beginnings of keys that belong to no encoder: heads, and the other networks and queues of a method.
-LEFTOVERS = (
-    *("fc.", "head.", "heads.", "head_dist.", "classifier.", "last_linear."),
-    *("projector", "projection", "proj_head", "predictor", "prediction", "mlp."),
-    *("queue", "encoder_k.", "momentum_", "target_", "teacher.", "student."),
+# Beginnings of keys of what stands on an encoder or serves its training alone, inside its module or outside.
+HEADS = (
+    *("fc.", "head.", "heads.", "head_dist.", "classifier.", "last_linear.", "linear.", "neck.", "mlp."),
+    *("projector", "projection", "projetion.", "proj_head", "predictor", "prediction", "prototypes"),
+    *("decoder", "mask_token", "masked_embed"),
 )
+
+# Beginnings of keys of the other networks of a method, its queues and its loss: never inside the encoder.
+OTHERS = (
+    *("encoder_q.1.", "encoder_q.2.", "encoder_k.", "online_net.1.", "online_predictor.", "online_classifier."),
+    *("momentum_", "backbone_momentum.", "target_", "teacher", "student"),
+    *("lightness.", "encoder.lightness.", "color.", "encoder.color."),
+    *("queue", "value_transform.", "bn.", "criterion.", "dino_loss_func."),
+)
+
+# Ends of keys that may be absent: step counters, and the statistics that an `Encoder` sets in a split network.
+OPTIONAL = re.compile(r".*num_batches_tracked|mean|std")
+
+# What DataParallel and torch.compile put into keys.
+_WRAPPED = re.compile(r"\b(module|_orig_mod)\.")
+
+# How others name parts of a ResNet, and timm or `SplitModel`.
+_SPELLINGS = {r"\bl_to_ab\.": "lightness.", r"\bab_to_l\.": "color.", r"\.shortcut\.": ".downsample."}
+_NUMBERED_STAGE = re.compile(r"((?:.*\.)?)(\d+)\.\d+\.conv1\.weight")
+_RESNET_STAGE = "layer1.0.conv1.weight"
 
 # Architectures told apart by the shapes of their tensors.
 CANDIDATES = (
@@ -53,6 +114,11 @@ CANDIDATES = (
     *("vit_small_patch16_224", "vit_base_patch16_224", "vit_small_patch8_224", "vit_base_patch8_224"),
 )
 
+_REMEDY = (
+    "if the checkpoint is of another architecture, give it as backbone=BackboneConfig(name=..., stem=..., width=..., "
+    'in_channels=..., options=...), with stem="stride8" for a ResNet made for CIFAR; if not, get the file again, or '
+    "remove the tensors that are not of the encoder"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -65,12 +131,14 @@ class LoadReport:
         missing: keys of the network that the file has not, or has in another shape.
         unexpected: keys of the file that nothing explains.
         dropped: keys of the file that belong to heads, queues and other networks.
+        prefix: what the keys of the network begin with in the file, a key of `PREFIXES`.
     """
 
     matched: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     dropped: tuple[str, ...]
+    prefix: str
 
     def __str__(self) -> str:
         parts = (f"{len(self.matched)} tensors matched", f"{len(self.dropped)} of heads and the like dropped")
@@ -87,11 +155,14 @@ def load_encoder(
     """Load an encoder from wherever it is, on the CPU and in evaluation mode.
 
     Args:
-        what: a run folder; an `encoder.safetensors` or `encoder.json`; a checkpoint of timm, torchvision, MoCo
-            (v1 to v3), MosRep, DINO or a relative of theirs (.pth, .pt, .pth.tar, .ckpt, .safetensors);
-            "timm:NAME" for timm's pretrained weights; "random:NAME" for untrained ones, the same at every call.
-        backbone: the architecture of a foreign checkpoint. Plain ResNet-18/34/50/101 and ViT-S/B (patch 8 or 16,
-            224 px) are recognized without it. With "timm:" and "random:", stem, channels and options.
+        what: a run folder; an `encoder.safetensors` or `encoder.json`; a checkpoint of one of the projects in the table
+            above (.pth, .pt, .pth.tar, .ckpt, .safetensors); "timm:NAME" for timm's pretrained weights;
+            "random:NAME" for untrained ones, the same at every call.
+        backbone: the architecture of a foreign checkpoint. ResNet-18/34/50/101 of any width with a 7x7 convolution
+            first, CMC's pairs of them, and ViT-S/B (patch 8 or 16, 224 px) are recognized without it. One half of a
+            CMC checkpoint is selected by in_channels, 1 for lightness and 2 for color, and takes values in [-1, 1]
+            (`smalti.models.color_spaces.scaled_lab`), so give `pixels` with it. CMC's narrow halves have a stem of full
+            width: options={"channels": [32, 64, 128, 256]}. With "timm:" and "random:", stem, channels and options.
         pixels: for foreign weights, how pixel values are standardized; ImageNet's on 8 bits unless given (timm's
             own for "timm:"). Encoders of smalti bring theirs.
         image_size: side in pixels of the images that foreign weights were trained on. Unless given: timm's for the
@@ -146,10 +217,10 @@ def load_weights(backbone: Backbone, state: State) -> LoadReport:
     if report.missing or report.unexpected:
         raise UserError(
             f"{', '.join(_problems(report))} ({len(report.matched)} of {len(wanted)} matched)",
-            f"every tensor of {backbone.config.name}",
-            "give the architecture of the checkpoint as backbone=, with its stem and options",
+            f"every tensor of {backbone.config.name}, and no unexplained one",
+            _REMEDY,
         )
-    # Only step counters may be absent, and those of the fresh network stay.
+    # Of the tensors that may be absent, those of the fresh network stay.
     backbone.model.load_state_dict({**wanted, **found})
     _log.info("%s: %s", backbone.config.name, report)
     return report
@@ -185,13 +256,12 @@ def _foreign(path: Path, config: BackboneConfig | None) -> Encoder:
     config = config or _recognize(state, path)
     backbone = Backbone(config)
     report = load_weights(backbone, state)
-    prefix = _best_prefix(_shapes(backbone.model.state_dict()), _bare(state))
     info = EncoderInfo(
         backbone=config,
         pixels=_imagenet_pixels(config.in_channels),
         image_size=_native_size(backbone),
         recipe=path.name,
-        network=PREFIXES[prefix] or (wrapper if wrapper in ("teacher", "student") else ""),
+        network=PREFIXES[report.prefix] or (wrapper if wrapper in ("teacher", "student") else ""),
         extra={"loaded": {"matched": len(report.matched), "dropped": len(report.dropped)}},
     )
     return Encoder(backbone, info)
@@ -328,45 +398,64 @@ def _unwrap(content: Any, path: Path) -> tuple[State, str]:
 
 
 def _bare(state: State) -> State:
-    """Keys without what DataParallel and torch.compile put in front of them."""
-    bare = {}
+    """Keys without what DataParallel and torch.compile put into them."""
+    bare: State = {}
     for key, value in state.items():
-        while key.startswith(("module.", "_orig_mod.")):
-            key = key.partition(".")[2]
-        bare[key] = value
+        short = _WRAPPED.sub("", key)
+        bare[key if short in bare else short] = value  # a second tensor of that name stays, to be refused
     return bare
+
+
+def _resnet_names(state: State) -> State:
+    """Keys of ResNets as timm and `SplitModel` name them, whatever stands in front; others as they are."""
+    stages: dict[str, set[int]] = defaultdict(set)
+    for key in state:
+        if match := _NUMBERED_STAGE.fullmatch(key):
+            stages[match[1]].add(int(match[2]))
+    names = {
+        prefix: {0: "conv1", 1: "bn1"} | {number: f"layer{i}" for i, number in enumerate(sorted(numbers), start=1)}
+        for prefix, numbers in stages.items()
+        if len(numbers) == 4 and min(numbers) > 1  # HRNet numbers its branches from 0
+    }
+
+    def rename(key: str) -> str:
+        for prefix in names:
+            number, _, rest = key.removeprefix(prefix).partition(".")
+            if key.startswith(prefix) and number.isdecimal():
+                key = f"{prefix}{names[prefix].get(int(number), 'fc')}.{rest}"
+        for theirs, ours in _SPELLINGS.items():
+            key = re.sub(theirs, ours, key)
+        return key
+
+    return {rename(key): value for key, value in state.items()}
 
 
 def _shapes(state: State) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in state.items()}
 
 
-def _best_prefix(shapes: dict[str, torch.Size], state: State) -> str:
-    """The prefix under which most of the network's tensors stand."""
-
-    def matched(prefix: str) -> int:
-        return sum(prefix + key in state and state[prefix + key].shape == shapes[key] for key in shapes)
-
-    return max(PREFIXES, key=matched)
-
-
 def _match(shapes: dict[str, torch.Size], state: State) -> tuple[State, LoadReport]:
     """Sort every key of the network and of the file; the tensors found come under the network's names."""
     state = _bare(state)
-    prefix = _best_prefix(shapes, state)
-    found = {
-        key: state[prefix + key]
-        for key, shape in shapes.items()
-        if prefix + key in state and state[prefix + key].shape == shape
-    }
-    missing = [_describe(key, shapes[key], state.get(prefix + key)) for key in shapes if key not in found]
+    if any(key.endswith(_RESNET_STAGE) for key in shapes):
+        state = _resnet_names(state)
+
+    def fitting(prefix: str) -> State:
+        stored = ((key, state.get(prefix + key)) for key in shapes)
+        return {key: tensor for key, tensor in stored if tensor is not None and tensor.shape == shapes[key]}
+
+    first = next(iter(shapes))  # a convolution of the image in ResNets, which tells the halves of CMC apart
+    prefix = max(PREFIXES, key=lambda prefix: (first in fitting(prefix), len(fitting(prefix))))
+    found = fitting(prefix)
+    missing = [key for key in shapes if key not in found and not OPTIONAL.fullmatch(key)]
     rest = [key for key in state if not (key.startswith(prefix) and key.removeprefix(prefix) in shapes)]
-    dropped = [key for key in rest if _explained(key, prefix)]
+    unexpected = [key for key in rest if not _explained(key, prefix, shapes, state)]
     return found, LoadReport(
         matched=tuple(found),
-        missing=tuple(key for key in missing if not key.endswith("num_batches_tracked")),
-        unexpected=tuple(key for key in rest if key not in set(dropped)),
-        dropped=tuple(dropped),
+        missing=tuple(_describe(key, shapes[key], state.get(prefix + key)) for key in missing),
+        unexpected=tuple(unexpected),
+        dropped=tuple(key for key in rest if key not in set(unexpected)),
+        prefix=prefix,
     )
 
 
@@ -374,9 +463,16 @@ def _describe(key: str, shape: torch.Size, tensor: Tensor | None) -> str:
     return key if tensor is None else f"{key} of shape {tuple(tensor.shape)} instead of {tuple(shape)}"
 
 
-def _explained(key: str, prefix: str) -> bool:
-    inside = key.removeprefix(prefix)
-    return inside.startswith(LEFTOVERS) or key.startswith(LEFTOVERS) or key.endswith("num_batches_tracked")
+def _explained(key: str, prefix: str, shapes: dict[str, torch.Size], state: State) -> bool:
+    """Whether a key not of the network is known to be of a head, of another network, or a tensor's second name."""
+    for begin in PREFIXES:
+        inside = key.removeprefix(begin)
+        again = begin != prefix and prefix + inside in state and torch.equal(state[key], state[prefix + inside])
+        if key.startswith(begin) and (again or inside.startswith(HEADS)):
+            return True
+    parts = {name.partition(".")[0] for name in shapes}
+    within = key.startswith(prefix) if prefix else key.partition(".")[0] in parts
+    return key.endswith("num_batches_tracked") or (key.startswith(OTHERS) and not within)
 
 
 def _problems(report: LoadReport) -> Iterator[str]:
@@ -388,23 +484,44 @@ def _problems(report: LoadReport) -> Iterator[str]:
 
 def _recognize(state: State, path: Path) -> BackboneConfig:
     """The candidate whose every tensor is in the file."""
-    bare = _bare(state)
-    stems = [value for key, value in bare.items() if key.endswith(("conv1.weight", "patch_embed.proj.weight"))]
-    in_channels = stems[0].shape[1] if stems and stems[0].ndim == 4 else 3
-    for name in CANDIDATES:
-        config = BackboneConfig(name=name, in_channels=in_channels)
+    nearest, fewest = "", float("inf")
+    for config in _candidates(_resnet_names(_bare(state))):
         shapes = _candidate_shapes(config)
         _, report = _match(shapes, state)
-        if not (report.missing or report.unexpected):
-            if name == "vit_small_patch16_224" and _best_prefix(shapes, bare) == "base_encoder.":
+        problems = len(report.missing) + len(report.unexpected)
+        if not problems:
+            if config.name == "vit_small_patch16_224" and report.prefix == "base_encoder.":
                 # MoCo v3 gives its ViT-S 12 heads where all others have 6, and no shape tells.
                 return replace(config, options={"num_heads": 12})
             return config
+        if problems < fewest:
+            told = ", ".join((f"{len(report.matched)} of {len(shapes)} tensors matched", *_problems(report)))
+            nearest, fewest = f"{config.name} with {told}", problems
     raise UserError(
-        f"{path}, whose tensors fit none of {', '.join(CANDIDATES)}",
-        "one of these, or the architecture named",
-        "give it as backbone=BackboneConfig(name=..., stem=..., in_channels=...)",
+        f"{path}, which fits no known architecture exactly; the nearest is {nearest}",
+        f"every tensor of one of {', '.join(CANDIDATES)}, and no unexplained one",
+        _REMEDY,
     )
+
+
+def _candidates(state: State) -> Iterator[BackboneConfig]:
+    """The architectures in question, with the channels and width that the shapes of the first layers tell."""
+    first = _first(state, "conv1.weight", "patch_embed.proj.weight")
+    stage = _first(state, _RESNET_STAGE)
+    inputs: dict[str, Any] = {"in_channels": first[1] if len(first) == 4 else 3}
+    if any("color." in key for key in state):
+        inputs = {"split": "lab"}
+    width: dict[str, Any] = {}
+    if stage and stage[0] != 64:
+        same = stage[0] == first[0]  # CMC widens or narrows the stages and leaves the stem
+        width = {"width": stage[0] / 64} if same else {"options": {"channels": [stage[0] * 2**i for i in range(4)]}}
+    for name in CANDIDATES:
+        yield BackboneConfig(name=name, **inputs, **(width if name.startswith("resnet") else {}))
+
+
+def _first(state: State, *ends: str) -> torch.Size:
+    """Shape of the first tensor whose key ends so; empty if there is none."""
+    return next((value.shape for key, value in state.items() if key.endswith(ends)), torch.Size())
 
 
 def _candidate_shapes(config: BackboneConfig) -> dict[str, torch.Size]:
