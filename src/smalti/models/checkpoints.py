@@ -36,7 +36,7 @@ import logging
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -397,13 +397,18 @@ def _unwrap(content: Any, path: Path) -> tuple[State, str]:
     )
 
 
+def _renamed(state: State, rename: Callable[[str], str]) -> State:
+    """Tensors under other keys. One whose new key is taken keeps its own, and so is refused later, not lost."""
+    renamed: State = {}
+    for key, value in state.items():
+        name = rename(key)
+        renamed[key if name in renamed else name] = value
+    return renamed
+
+
 def _bare(state: State) -> State:
     """Keys without what DataParallel and torch.compile put into them."""
-    bare: State = {}
-    for key, value in state.items():
-        short = _WRAPPED.sub("", key)
-        bare[key if short in bare else short] = value  # a second tensor of that name stays, to be refused
-    return bare
+    return _renamed(state, lambda key: _WRAPPED.sub("", key))
 
 
 def _resnet_names(state: State) -> State:
@@ -412,22 +417,23 @@ def _resnet_names(state: State) -> State:
     for key in state:
         if match := _NUMBERED_STAGE.fullmatch(key):
             stages[match[1]].add(int(match[2]))
-    names = {
+    layers = {
         prefix: {0: "conv1", 1: "bn1"} | {number: f"layer{i}" for i, number in enumerate(sorted(numbers), start=1)}
         for prefix, numbers in stages.items()
         if len(numbers) == 4 and min(numbers) > 1  # HRNet numbers its branches from 0
     }
 
     def rename(key: str) -> str:
-        for prefix in names:
+        for prefix, names in layers.items():
             number, _, rest = key.removeprefix(prefix).partition(".")
             if key.startswith(prefix) and number.isdecimal():
-                key = f"{prefix}{names[prefix].get(int(number), 'fc')}.{rest}"
+                after = f"fc.{number}" if int(number) > max(names) else number
+                key = f"{prefix}{names.get(int(number), after)}.{rest}"
         for theirs, ours in _SPELLINGS.items():
             key = re.sub(theirs, ours, key)
         return key
 
-    return {rename(key): value for key, value in state.items()}
+    return _renamed(state, rename)
 
 
 def _shapes(state: State) -> dict[str, torch.Size]:
