@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import torch
 import tyro
@@ -20,8 +19,8 @@ from benchmarks.figures import machine
 from benchmarks.seeds import score_all
 from smalti import api
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes.moco_small import mosrep_moco_small
 from smalti.recipes.photos import photos_demo
 from smalti.training.fit import Engine
@@ -96,11 +95,10 @@ def cifar10(folder: Path, workplace: Path) -> Setting:
     return Setting("CIFAR-10, 1000 images a class", workplace, recipe, max_shift=7, image_size=32)
 
 
-def narrow_resnet(split: Literal["none", "lab", "ycbcr"] = "none") -> BackboneConfig:
-    """A ResNet-10 with the CIFAR stem and 24 to 192 channels, which two halves share where colors are split."""
-    channels = [24, 48, 96, 192] if split == "none" else [12, 24, 48, 96]
-    options = {"layers": [1, 1, 1, 1], "channels": channels}
-    return BackboneConfig(name="resnet18", stem="stride8", options=options, split=split)
+def narrow_resnet(channels: tuple[int, ...] = (24, 48, 96, 192)) -> TimmBackbone:
+    """A ResNet-10 with the CIFAR stem and few channels."""
+    options = {"layers": [1, 1, 1, 1], "channels": list(channels)}
+    return TimmBackbone(name="resnet18", stem="stride8", options=options)
 
 
 def link_images(folder: Path, workplace: Path, images_of_a_class: int) -> None:

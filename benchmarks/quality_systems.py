@@ -26,8 +26,9 @@ from smalti.methods.affinity import AffinityConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
-from smalti.models.backbone import Backbone
+from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.encoder import Encoder, EncoderInfo
+from smalti.models.split import SplitBackbone
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
@@ -97,12 +98,19 @@ def system(name: str) -> Recipe:
     return replace(
         recipe,
         views=tuple(replace(view, max_shift=0) if isinstance(view, Mosaic) else view for view in recipe.views),
-        backbone=narrow_resnet(recipe.backbone.split),
+        backbone=_narrow(recipe.backbone),
         method=method,
         optimizer=optimizer,
         epochs=EPOCHS,
         batch_size=BATCH,
     )
+
+
+def _narrow(backbone: BackboneConfig) -> BackboneConfig:
+    """The comparison's ResNet-10, of which CMC has two of half the width."""
+    if isinstance(backbone, SplitBackbone):
+        return replace(backbone, half=narrow_resnet((12, 24, 48, 96)))
+    return narrow_resnet()
 
 
 def main() -> None:
@@ -128,7 +136,7 @@ def _untrained(data: str, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     backbone = system("moco_v2_small").backbone
     info = EncoderInfo(backbone=backbone, pixels=measure(open_source(data)), image_size=32, crop_fraction=1.0)
-    return _scores(Encoder(Backbone(backbone), info), data)
+    return _scores(Encoder(Backbone(backbone.build()), info), data)
 
 
 def _scores(encoder: Encoder, data: str) -> dict[str, float]:

@@ -3,16 +3,14 @@
 from typing import Any
 
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
 
 BATCH, EPOCHS = 8, 4
-BACKBONE = BackboneConfig(
-    name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]}
-)
+BACKBONE = TimmBackbone(name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [8, 16, 16, 16]})
 METHOD = MoCoConfig(
     projector=ProjectorConfig(kind="conv", hidden=16, dim=16),
     queue=32,

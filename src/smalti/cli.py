@@ -345,10 +345,10 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
 
 
 def _load(encoder: str, backbone: str) -> "Encoder":
-    from smalti.models.backbone import BackboneConfig
     from smalti.models.checkpoints import load_encoder
+    from smalti.models.timm_backbone import TimmBackbone
 
-    return load_encoder(encoder, backbone=BackboneConfig(name=backbone) if backbone else None)
+    return load_encoder(encoder, backbone=TimmBackbone(name=backbone) if backbone else None)
 
 
 def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:

@@ -59,7 +59,7 @@ def _random_encoder(recipe: Recipe) -> Encoder:
     info = EncoderInfo(
         backbone=recipe.backbone, pixels=measure(open_source("photos")), image_size=recipe.image_size, crop_fraction=1.0
     )
-    return Encoder(Backbone(recipe.backbone), info)
+    return Encoder(Backbone(recipe.backbone.build()), info)
 
 
 def _pixels(split: Literal["train", "test"]) -> FeatureSet:

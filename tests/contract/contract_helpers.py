@@ -18,6 +18,8 @@ from smalti.methods.supervised import SupervisedConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.models.prototypes import PrototypeHeadConfig
+from smalti.models.split import SplitBackbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.crops import Crop
 from smalti.views.erasing import Cutout, RandomErasing
 from smalti.views.mixture import Mixture, UnMix
@@ -28,12 +30,12 @@ from smalti.views.plan import Composition
 SIZE, BATCH = 32, 8
 
 BACKBONES = {
-    "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
-    "vit": BackboneConfig(
+    "resnet": TimmBackbone(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 8, "img_size": SIZE, "depth": 1, "embed_dim": 24, "num_heads": 3},
     ),
-    "swin": BackboneConfig(
+    "swin": TimmBackbone(
         name="swin_tiny_patch4_window7_224",
         options={"img_size": SIZE, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2},
     ),
@@ -103,7 +105,8 @@ class System(NamedTuple):
     @property
     def backbone_config(self) -> BackboneConfig:
         """A backbone as small as they go: two halves for a method that splits colors."""
-        return replace(BACKBONES[self.backbone], split="lab" if self.method == "cmc" else "none")
+        backbone = BACKBONES[self.backbone]
+        return SplitBackbone(half=backbone) if self.method == "cmc" else backbone
 
     @property
     def method_config(self) -> Any:

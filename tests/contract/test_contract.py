@@ -48,7 +48,7 @@ def views_of(compositions: Sequence[Composition], step: int) -> list[Canvas]:
 
 def make_method(system: System) -> Method:
     torch.manual_seed(0)
-    built = system.method_config.build(system.backbone_config, DATA).double()
+    built = system.method_config.build(system.backbone_config.build(), DATA).double()
     with torch.no_grad():  # weights that start at zero would let gradients stop before they arrive
         for parameter in built.parameters():
             parameter += 0.02 * torch.randn_like(parameter)

@@ -11,15 +11,16 @@ from torchvision.transforms.v2 import functional as transforms
 from smalti.errors import UserError
 from smalti.evaluation.features import FeatureSet, extract_features, prepare
 from smalti.images.statistics import PixelStatistics
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.encoder import Encoder, EncoderInfo
+from smalti.models.timm_backbone import TimmBackbone
 
 
 def make_encoder(channels: int = 3, high: float = 255.0) -> Encoder:
-    config = BackboneConfig(name="resnet18", stem="stride8", in_channels=channels, options={"channels": [8, 8, 16, 16]})
+    config = TimmBackbone(name="resnet18", stem="stride8", in_channels=channels, options={"channels": [8, 8, 16, 16]})
     pixels = PixelStatistics(low=0.0, high=high, mean=(0.5,) * channels, std=(0.25,) * channels)
     torch.manual_seed(0)
-    return Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=pixels, image_size=16))
+    return Encoder(Backbone(config.build()), EncoderInfo(backbone=config, pixels=pixels, image_size=16))
 
 
 def make_images(count: int, side: int = 16, channels: int = 3, dtype: type = np.uint8) -> list[np.ndarray]:

@@ -12,15 +12,16 @@ from smalti.export.formats import FORMATS
 from smalti.export.to_timm import to_timm
 from smalti.export.to_torchvision import to_torchvision
 from smalti.images.statistics import PixelStatistics
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder
 from smalti.models.encoder import Encoder, EncoderInfo
+from smalti.models.timm_backbone import TimmBackbone
 
 
 def make_encoder(image_size: int = 32, **config) -> Encoder:
-    backbone_config = BackboneConfig(**config)
+    backbone_config = TimmBackbone(**config)
     torch.manual_seed(0)
-    backbone = Backbone(backbone_config)
+    backbone = Backbone(backbone_config.build())
     for name, buffer in backbone.named_buffers():
         if name.endswith("running_mean"):
             buffer.normal_(std=0.1)

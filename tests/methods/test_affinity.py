@@ -20,9 +20,9 @@ from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
 from smalti.methods.affinity import AffinityConfig, AffinityDistillation
 from smalti.methods.method import DataInfo, Progress
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.models.teacher import load_teacher
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
@@ -30,7 +30,7 @@ from smalti.views.mixture import UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
-BACKBONE = BackboneConfig(
+BACKBONE = TimmBackbone(
     name="resnet18",
     stem="stride8",
     options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
@@ -60,7 +60,7 @@ def make_method(projector: str = "mlp", **settings: Any) -> AffinityDistillation
     torch.manual_seed(0)
     settings = {"student_temperature": 0.2, "teacher_temperature": 0.1, "region_size": 3} | settings
     config = AffinityConfig(teacher=TEACHER, projector=ProjectorConfig(kind=projector, dim=99), **settings)
-    method = config.build(BACKBONE, DATA).double()
+    method = config.build(BACKBONE.build(), DATA).double()
     method.texts = F.normalize(tiny_teacher.teacher().encode_text(["a photo of a " + n for n in DATA.class_names]))
     with torch.no_grad():
         for parameter in method.parameters():
@@ -175,7 +175,7 @@ def test_the_loss_tells_one_images_class_and_content_from_anothers() -> None:
 
 def test_images_without_classes_are_refused() -> None:
     with pytest.raises(UserError, match="without classes"):
-        AffinityConfig(teacher=TEACHER).build(BACKBONE, DataInfo(NORMALIZE))
+        AffinityConfig(teacher=TEACHER).build(BACKBONE.build(), DataInfo(NORMALIZE))
     (canvas,) = make_canvases([STANDARD])
     with pytest.raises(UserError, match="without labels"):
         make_method()([replace(canvas, regions=replace(canvas.regions, label=None))], START)
@@ -183,7 +183,7 @@ def test_images_without_classes_are_refused() -> None:
 
 def test_a_teacher_must_be_given_and_be_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no teacher"):
-        AffinityConfig().build(BACKBONE, DATA)
+        AffinityConfig().build(BACKBONE.build(), DATA)
     with pytest.raises(UserError, match="check the path"):
         load_teacher(str(tmp_path / "absent.py"))
     (tmp_path / "empty.py").write_text("")

@@ -29,7 +29,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> BYOL:
     torch.manual_seed(0)
     projector = ProjectorConfig(hidden=24, dim=12, norm=True)
     config = BYOLConfig(**{"projector": projector, "predictor_hidden": 20, "region_size": 3} | settings)
-    method = config.build(BACKBONES[backbone], NO_DATA).double()
+    method = config.build(BACKBONES[backbone].build(), NO_DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -143,7 +143,7 @@ def test_the_targets_momentum_rises_along_a_cosine(step: int) -> None:
 
 
 def test_a_new_method_starts_with_equal_networks() -> None:
-    method = BYOLConfig().build(BACKBONES["resnet"], NO_DATA)
+    method = BYOLConfig().build(BACKBONES["resnet"].build(), NO_DATA)
     for ours, theirs in zip(method.online.parameters(), method.target.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -14,11 +14,12 @@ from torchvision.ops import roi_align
 from smalti.errors import UserError
 from smalti.methods.cmc import CMC, CMCConfig
 from smalti.methods.method import DataInfo, Progress
-from smalti.models.backbone import BackboneConfig
 from smalti.models.color_spaces import scaled_lab
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
 from smalti.models.network import Network
+from smalti.models.split import SplitBackbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
@@ -26,11 +27,12 @@ from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
-BACKBONE = BackboneConfig(
-    name="resnet18",
-    stem="stride8",
-    split="lab",
-    options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
+BACKBONE = SplitBackbone(
+    half=TimmBackbone(
+        name="resnet18",
+        stem="stride8",
+        options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "zero_init_last": False},
+    )
 )
 STANDARD = Crop(size=32, augmentation=PLAIN)
 MIXED = Mixture(size=32, region_probability=0.5, augmentation=PLAIN)
@@ -58,7 +60,7 @@ def make_method(projector: str = "mlp", **settings: Any) -> CMC:
     config = CMCConfig(
         **{"projector": ProjectorConfig(kind=projector, dim=16), "queue": 24, "region_size": 3} | settings
     )
-    method = config.build(BACKBONE, DataInfo(NORMALIZE)).double()
+    method = config.build(BACKBONE.build(), DataInfo(NORMALIZE)).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -159,7 +161,7 @@ def test_a_state_dict_restores_everything() -> None:
     with torch.no_grad():
         method(make_canvases(), START)
     other = CMCConfig(projector=ProjectorConfig(dim=16), queue=24, region_size=3)
-    other = other.build(BACKBONE, DataInfo(UNCHANGED)).double()
+    other = other.build(BACKBONE.build(), DataInfo(UNCHANGED)).double()
     other.load_state_dict(method.state_dict())
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
@@ -182,7 +184,7 @@ def test_the_key_network_follows_the_query_network() -> None:
 
 def test_a_backbone_that_splits_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="lightness and color"):
-        CMCConfig().build(BackboneConfig(name="resnet18"), DataInfo(UNCHANGED))
+        CMCConfig().build(TimmBackbone(name="resnet18").build(), DataInfo(UNCHANGED))
 
 
 @pytest.mark.parametrize("views", [[], [Mosaic(), STANDARD], [UnMix(), STANDARD]])
@@ -201,7 +203,7 @@ def test_images_keep_apart_though_the_halves_begin_far_from_each_other() -> None
     """Without centering, embeddings draw together within this many steps, and stay there."""
     torch.manual_seed(0)
     config = CMCConfig(projector=ProjectorConfig(dim=16), queue=512, temperature=0.1, ema_momentum=0.98, region_size=3)
-    method = config.build(BACKBONE, DataInfo(NORMALIZE))
+    method = config.build(BACKBONE.build(), DataInfo(NORMALIZE))
     optimizer = torch.optim.SGD(method.query_network.parameters(), lr=0.05, momentum=0.9)
     images = textured(16)
     for step in range(30):

@@ -16,9 +16,9 @@ from torchvision.ops import roi_align
 from smalti.errors import UserError
 from smalti.methods.dino import DINO, DINOConfig
 from smalti.methods.method import Progress
-from smalti.models.backbone import BackboneConfig
 from smalti.models.network import Network
 from smalti.models.prototypes import PrototypeHeadConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.schedules import cosine
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.crops import Crop
@@ -26,12 +26,12 @@ from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
 BACKBONES = {
-    "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
-    "vit": BackboneConfig(
+    "resnet": TimmBackbone(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
-    "swin": BackboneConfig(
+    "swin": TimmBackbone(
         name="swin_tiny_patch4_window7_224",
         options={"embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": 2, "drop_path_rate": 0.0},
     ),
@@ -61,7 +61,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
     """In float64, with weights large enough that outputs differ, a teacher of its own and a center near its outputs."""
     torch.manual_seed(0)
     config = DINOConfig(**{"head": HEAD, "region_size": 3, "teacher_warmup_epochs": 2.0} | settings)
-    method = config.build(BACKBONES[backbone], NO_DATA).double()
+    method = config.build(BACKBONES[backbone].build(), NO_DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -223,7 +223,7 @@ def test_the_teacher_follows_the_student_ever_more_slowly() -> None:
 
 
 def test_a_new_method_starts_with_equal_networks_and_no_center() -> None:
-    method = DINOConfig(head=HEAD).build(BACKBONES["vit"], NO_DATA)
+    method = DINOConfig(head=HEAD).build(BACKBONES["vit"].build(), NO_DATA)
     for ours, theirs in zip(method.student.parameters(), method.teacher.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert not method.center.any()
@@ -261,7 +261,7 @@ def test_the_student_drops_paths_and_the_teacher_does_not(backbone: str) -> None
     config = BACKBONES[backbone]
     branches = {"zero_init_last": False} if backbone == "resnet" else {}
     config = replace(config, options=config.options | branches | {"drop_path_rate": 0.9})
-    method = DINOConfig(head=HEAD).build(config, NO_DATA)
+    method = DINOConfig(head=HEAD).build(config.build(), NO_DATA)
     assert any(isinstance(module, DropPath) and module.drop_prob for module in method.student.modules())
     canvas = exact_canvas(STANDARD, IMAGES)
     canvas = replace(canvas, pixels=canvas.pixels.float())
@@ -272,7 +272,7 @@ def test_the_student_drops_paths_and_the_teacher_does_not(backbone: str) -> None
 
 def test_local_crops_of_96_px_beside_views_of_224() -> None:
     options = {"depth": 1, "embed_dim": 12, "num_heads": 2}
-    method = DINOConfig(head=HEAD).build(BackboneConfig(name="vit_small_patch16_224", options=options), NO_DATA)
+    method = DINOConfig(head=HEAD).build(TimmBackbone(name="vit_small_patch16_224", options=options).build(), NO_DATA)
     views = [Crop(), Crop(), Crop(size=96, count=2), Mosaic()]
     images = textured(4)
     canvases = [exact_canvas(view, images, view=number) for number, view in enumerate(views)]
@@ -288,7 +288,7 @@ def test_the_state_dictionary_restores_everything() -> None:
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
         method(canvases, LATER)  # moves the center and running statistics
-    restored = other.build(BACKBONES["resnet"], NO_DATA).double()
+    restored = other.build(BACKBONES["resnet"].build(), NO_DATA).double()
     restored.load_state_dict(method.state_dict())
     steps = [each(canvases, LATER) for each in (method, restored)]
     assert torch.equal(steps[0].loss, steps[1].loss)

@@ -19,11 +19,12 @@ from smalti.images.statistics import PixelStatistics
 from smalti.methods.byol import BYOLConfig
 from smalti.methods.ediy import EDIY, EDIYConfig
 from smalti.methods.method import DataInfo, Progress
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder
 from smalti.models.encoder import EncoderInfo, save_encoder
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
 from smalti.views.mosaic import Mosaic
@@ -32,7 +33,7 @@ from smalti.views.rng import field_key, uniform
 
 OURS = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 THEIRS = PixelStatistics(low=0.0, high=255.0, mean=(0.1, 0.2, 0.6), std=(0.4, 0.3, 0.2))
-TEACHER = BackboneConfig(name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 24]})
+TEACHER = TimmBackbone(name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 24]})
 HEADS = {"projector": ProjectorConfig(hidden=24, dim=12, norm=True), "predictor_hidden": 20, "region_size": 3}
 LATER = Progress(step=7, total_steps=20, steps_per_epoch=5, seed=3)
 WEIGHTS = {
@@ -64,7 +65,7 @@ def shaken(module: nn.Module) -> nn.Module:
 def make_method(backbone: str = "resnet", **settings: Any) -> EDIY:
     torch.manual_seed(0)
     config = EDIYConfig(**HEADS | {"warmup_epochs": 1} | settings)
-    method = shaken(config.build(BACKBONES[backbone], DataInfo(OURS)))
+    method = shaken(config.build(BACKBONES[backbone].build(), DataInfo(OURS)))
     assert isinstance(method, EDIY)
     return method
 
@@ -72,7 +73,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> EDIY:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An encoder file of other channels, for pixels normalized otherwise."""
-    backbone = Backbone(TEACHER)
+    backbone = Backbone(TEACHER.build())
     shaken(backbone)
     backbone(torch.randn(8, 3, 32, 32, dtype=torch.float64))  # running statistics of its own
     info = EncoderInfo(backbone=TEACHER, pixels=THEIRS, image_size=32)
@@ -212,7 +213,7 @@ def test_a_vision_transformer_learns_from_its_patches_alone() -> None:
 def test_weights_of_the_pooled_feature_alone_get_a_gradient_too() -> None:
     options = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}  # a last normalization that the map does not pass
     config = EDIYConfig(**HEADS, byol=0, warmup_epochs=0)
-    method = config.build(BackboneConfig(name="convnext_atto", options=options), NO_DATA).double()
+    method = config.build(TimmBackbone(name="convnext_atto", options=options).build(), NO_DATA).double()
     method(make_canvases(), LATER).loss.backward()
     assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -305,7 +306,7 @@ def test_invariance_alone_makes_cells_alike() -> None:
 def spread_after(steps: int, **weights: Any) -> float:
     torch.manual_seed(0)
     config = EDIYConfig(**HEADS, ema_momentum=0.9, warmup_epochs=0, **weights)
-    method = config.build(BACKBONES["resnet"], NO_DATA)
+    method = config.build(BACKBONES["resnet"].build(), NO_DATA)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     images = textured(16)
     for step in range(steps):
@@ -351,12 +352,12 @@ def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
 def test_a_teacher_that_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:
     config = EDIYConfig(**HEADS, teacher=teacher)
     with pytest.raises(UserError, match="stride 8"):
-        config.build(BackboneConfig(name="resnet18", stem="stride16", options=TEACHER.options), DataInfo(OURS))
-    gray = BackboneConfig(name="resnet18", stem="stride8", in_channels=1, options=TEACHER.options)
+        config.build(TimmBackbone(name="resnet18", stem="stride16", options=TEACHER.options).build(), DataInfo(OURS))
+    gray = TimmBackbone(name="resnet18", stem="stride8", in_channels=1, options=TEACHER.options)
     with pytest.raises(UserError, match="3 channels"):
-        config.build(gray, DataInfo(Normalize((0.5,), (0.2,))))
+        config.build(gray.build(), DataInfo(Normalize((0.5,), (0.2,))))
     with pytest.raises(UserError, match="no file"):
-        replace(config, teacher=str(tmp_path / "missing.pth")).build(BACKBONES["resnet"], DataInfo(OURS))
+        replace(config, teacher=str(tmp_path / "missing.pth")).build(BACKBONES["resnet"].build(), DataInfo(OURS))
 
 
 def test_byols_settings_are_byols() -> None:

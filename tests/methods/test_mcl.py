@@ -13,8 +13,8 @@ from torch import Tensor
 from smalti.errors import UserError
 from smalti.methods.mcl import MCL, MCLConfig
 from smalti.methods.method import Progress
-from smalti.models.backbone import BackboneConfig
 from smalti.models.pyramid import PyramidNetwork
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
 from smalti.views.montage import Montage
@@ -22,12 +22,12 @@ from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
 BACKBONES = {
-    "resnet": BackboneConfig(
+    "resnet": TimmBackbone(
         name="resnet18",
         stem="stride8",
         options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "zero_init_last": False},
     ),
-    "vit": BackboneConfig(
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 8, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
@@ -62,7 +62,11 @@ def make_method(backbone: str = "resnet", **settings: Any) -> MCL:
     """In float64, with weights large enough that embeddings differ, and a target network of its own."""
     torch.manual_seed(0)
     small = {"level_weights": WEIGHTS, "channels": 8, "hidden": 16, "dim": 6, "region_size": 4, "temperature": 0.3}
-    method = MCLConfig(**{**small, "fpn": backbone != "vit", **settings}).build(BACKBONES[backbone], NO_DATA).double()
+    method = (
+        MCLConfig(**{**small, "fpn": backbone != "vit", **settings})
+        .build(BACKBONES[backbone].build(), NO_DATA)
+        .double()
+    )
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

@@ -16,9 +16,9 @@ from smalti.errors import UserError
 from smalti.methods import moco
 from smalti.methods.method import Progress
 from smalti.methods.moco import MoCo, MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.models.network import Network
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
@@ -26,8 +26,8 @@ from smalti.views.plan import Composition
 from smalti.views.rng import field_key, permutation
 
 BACKBONES = {
-    "resnet": BackboneConfig(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
-    "vit": BackboneConfig(
+    "resnet": TimmBackbone(name="resnet18", stem="stride8", options={"channels": [8, 8, 16, 16]}),
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
@@ -57,7 +57,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> MoCo:
     """In float64, with weights large enough that embeddings differ, and a key network of its own."""
     torch.manual_seed(0)
     config = MoCoConfig(**{"queue": 24, "shuffle_bn_group": 0, "region_size": 3, "temperature": 0.1} | settings)
-    method = config.build(BACKBONES[backbone], NO_DATA).double()
+    method = config.build(BACKBONES[backbone].build(), NO_DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -247,7 +247,7 @@ def test_the_key_network_follows_the_query_network() -> None:
 
 
 def test_a_new_method_starts_with_equal_networks() -> None:
-    method = MoCoConfig().build(BACKBONES["resnet"], NO_DATA)
+    method = MoCoConfig().build(BACKBONES["resnet"].build(), NO_DATA)
     for ours, theirs in zip(method.query_network.parameters(), method.key_network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -10,8 +10,8 @@ from helpers import EIGHT_BIT, NO_DATA, UNCHANGED, ListSource, run_in_processes,
 from smalti.distributed import gather, rank, share, sum_over_processes, world_size
 from smalti.methods.method import Progress
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.crops import Crop
 from smalti.views.finish import finish
 from smalti.views.loader import BatchOrder, ViewDataset
@@ -38,7 +38,7 @@ def take_step(shuffle_bn_group: int) -> dict[str, Any]:
         symmetric=True,
     )
     options = {"channels": [8, 8, 16, 16], "zero_init_last": False}
-    method = config.build(BackboneConfig(name="resnet18", stem="stride8", options=options), NO_DATA).double()
+    method = config.build(TimmBackbone(name="resnet18", stem="stride8", options=options).build(), NO_DATA).double()
     dataset = ViewDataset(
         ListSource(textured(24)),
         VIEWS,

@@ -13,7 +13,7 @@ from torchvision.ops import roi_align
 from smalti.errors import UserError
 from smalti.methods.method import DataInfo, Progress
 from smalti.methods.supervised import Supervised, SupervisedConfig
-from smalti.models.backbone import BackboneConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Crop
 from smalti.views.montage import Montage
@@ -21,10 +21,10 @@ from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
 
 BACKBONES = {
-    "resnet": BackboneConfig(
+    "resnet": TimmBackbone(
         name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
     ),
-    "vit": BackboneConfig(
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
@@ -49,7 +49,8 @@ def make_canvases(views: list[Composition], labels: Tensor = LABELS) -> list[Can
 
 def make_method(backbone: str = "resnet", **settings: Any) -> Supervised:
     torch.manual_seed(0)
-    method = SupervisedConfig(**{"region_size": 4, "channels": 8} | settings).build(BACKBONES[backbone], CLASSES)
+    config = SupervisedConfig(**{"region_size": 4, "channels": 8} | settings)
+    method = config.build(BACKBONES[backbone].build(), CLASSES)
     return method.double()
 
 
@@ -153,7 +154,7 @@ def test_an_image_without_a_class_has_no_loss() -> None:
 
 def test_data_without_labels_are_refused() -> None:
     with pytest.raises(UserError, match="without labels"):
-        SupervisedConfig().build(BACKBONES["resnet"], NO_DATA)
+        SupervisedConfig().build(BACKBONES["resnet"].build(), NO_DATA)
     with pytest.raises(UserError, match="without labels"):
         make_method()([exact_canvas(CROP, IMAGES)], START)
 

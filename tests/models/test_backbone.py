@@ -1,20 +1,25 @@
 """Backbones say what they are, and are timm's own networks."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torchvision
+from torch import Tensor, nn
 
 from smalti.errors import UserError
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone, Features
+from smalti.models.timm_backbone import TimmBackbone
 
 VIT = "vit_tiny_patch16_224"
 
 
 def make_backbone(name: str, **settings: Any) -> Backbone:
     torch.manual_seed(0)
-    return Backbone(BackboneConfig(name=name, **settings)).eval()
+    return Backbone(TimmBackbone(name=name, **settings).build()).eval()
 
 
 @pytest.mark.parametrize(
@@ -85,12 +90,12 @@ def test_any_number_of_channels(stem: str, channels: int) -> None:
 
 
 def test_a_view_that_a_vit_cannot_cut_into_patches_is_refused() -> None:
-    vit = Backbone(BackboneConfig(name="vit_tiny_patch16_224", options={"depth": 1}))
+    vit = Backbone(TimmBackbone(name="vit_tiny_patch16_224", options={"depth": 1}).build())
     vit.check_size(96)
     with pytest.raises(UserError, match=r"views of 55 px .* use views of 48 px"):
         vit.check_size(55)
     for name in ("resnet18", "swin_tiny_patch4_window7_224"):
-        Backbone(BackboneConfig(name=name)).check_size(55)
+        Backbone(TimmBackbone(name=name).build()).check_size(55)
 
 
 def test_an_unknown_name_suggests_close_ones() -> None:
@@ -110,8 +115,8 @@ def test_a_small_stem_is_refused_for_all_but_resnets(name: str) -> None:
 
 
 def test_a_pooled_feature_of_another_width_is_refused() -> None:
-    with pytest.raises(UserError, match="mobilenetv3_small_100"):
-        Backbone(BackboneConfig(name="mobilenetv3_small_100"))
+    with pytest.raises(UserError, match="MobileNetV3"):
+        Backbone(TimmBackbone(name="mobilenetv3_small_100").build())
 
 
 def test_the_double_width_has_the_published_number_of_weights() -> None:
@@ -145,4 +150,117 @@ def test_a_width_is_refused_for_all_but_plain_resnets(name: str) -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        BackboneConfig(**settings)
+        TimmBackbone(**settings)
+
+
+class Own(nn.Module):
+    """A network of a user's, which ends in what `ends_in` makes of its map."""
+
+    def __init__(self, ends_in: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.last = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.ends_in = ends_in
+
+    def forward(self, images: Tensor) -> Any:
+        return self.ends_in(self.last(self.first(images)))
+
+
+OWN: dict[str, Callable[[Tensor], Any]] = {
+    "a map": lambda maps: maps,
+    "a vector": lambda maps: maps.mean(dim=(2, 3)),
+    "features": lambda maps: Features(maps, maps.mean(dim=(2, 3))),
+    "tokens": lambda maps: maps.flatten(2).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("ends_in", OWN)
+def test_any_network_is_read_as_its_map_and_the_mean_of_it(ends_in: str) -> None:
+    network = Own(OWN[ends_in])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    backbone = Backbone(network)
+    assert torch.equal(torch.get_rng_state(), state)  # the dry run leaves no trace
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+    assert (backbone.dim, backbone.stride, backbone.in_channels) == (8, 4, 3)
+    images = torch.randn(2, 3, 32, 64)
+    copied = copy.deepcopy(backbone)
+    for each in (backbone.eval(), copied.eval()):
+        features = each(images)
+        expected = network.last(network.first(images))
+        torch.testing.assert_close(features.map, expected)
+        torch.testing.assert_close(features.pooled, expected.mean(dim=(2, 3)))
+
+
+def test_the_pyramid_of_any_network_has_its_last_map_of_each_size() -> None:
+    network = Own(OWN["a vector"]).eval()
+    backbone = Backbone(network)
+    assert backbone.stages() == [(6, 2), (8, 4)]
+    images = torch.randn(1, 3, 32, 32)
+    finer, last = backbone.pyramid(images)
+    torch.testing.assert_close(finer, network.first(images))
+    torch.testing.assert_close(last, network.last(network.first(images)))
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "stride"),
+    [
+        ("resnet18", 512, 32),
+        ("convnext_tiny", 768, 32),
+        ("efficientnet_b0", 1280, 32),
+        ("vit_b_16", 768, 16),
+        ("swin_t", 768, 32),
+    ],
+)
+def test_torchvisions_networks_are_read(name: str, dim: int, stride: int) -> None:
+    backbone = Backbone(getattr(torchvision.models, name)()).eval()
+    with torch.no_grad():
+        features = backbone(torch.randn(1, 3, 224, 224))
+    assert (backbone.dim, backbone.stride) == (dim, stride)
+    assert features.map.shape == (1, dim, 224 // stride, 224 // stride)
+    assert features.pooled.shape == (1, dim)
+
+
+def test_the_map_of_torchvisions_resnet_is_timms() -> None:
+    theirs = torchvision.models.resnet18()
+    ours = make_backbone("resnet18")
+    ours.model.load_state_dict({k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")})
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found, expected = Backbone(theirs).eval()(images), ours(images)
+        pyramids = Backbone(theirs).eval().pyramid(images), ours.pyramid(images)
+    torch.testing.assert_close(found.map, expected.map, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.pooled, expected.pooled, atol=1e-5, rtol=1e-5)
+    for one, other in zip(*pyramids, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [1, 5])
+def test_an_output_of_hugging_faces_kind_is_read(prefix: int) -> None:
+    """Their outputs are mappings with `last_hidden_state`; a class token and registers stand before the patches."""
+
+    class Transformer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, stride=4)
+            self.tokens = nn.Parameter(torch.randn(1, prefix, 8))
+
+        def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> dict[str, Any]:
+            assert interpolate_pos_encoding
+            patches = self.patches(pixel_values).flatten(2).transpose(1, 2)
+            return {"last_hidden_state": torch.cat([self.tokens.expand(len(patches), -1, -1), patches], dim=1)}
+
+    network = Transformer()
+    backbone = Backbone(network)
+    images = torch.randn(2, 3, 16, 32)
+    features = backbone(images)
+    torch.testing.assert_close(features.map, network.patches(images))
+    torch.testing.assert_close(features.pooled, network.tokens[:, 0].expand(2, -1))
+
+
+def test_a_classifier_of_a_users_own_is_named() -> None:
+    with pytest.raises(UserError, match="10 channels follows no map"):
+        Backbone(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)))
+    with pytest.raises(UserError, match="output is of list"):
+        Backbone(Own(lambda maps: [maps]))

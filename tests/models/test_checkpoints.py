@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smalti.errors import UserError
-from smalti.models.backbone import BackboneConfig
 from smalti.models.checkpoints import load_encoder
 from smalti.models.encoder import Encoder
+from smalti.models.timm_backbone import TimmBackbone
 
 State = dict[str, Tensor]
 
-RESNET = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
-VIT = BackboneConfig(name="vit_tiny_patch16_224", options={"patch_size": 16, "img_size": 32, "depth": 2})
+RESNET = TimmBackbone(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
+VIT = TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 16, "img_size": 32, "depth": 2})
 SMALL = {"width": 0.125}
 
 
@@ -223,7 +223,7 @@ def each_project(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.parametrize(("wrap", "network"), WRAPS, ids=ids)(test)
 
 
-def load(content: Any, folder: Path, backbone: BackboneConfig | None = None) -> Encoder:
+def load(content: Any, folder: Path, backbone: TimmBackbone | None = None) -> Encoder:
     torch.save(content, folder / "checkpoint.pth.tar")
     return load_encoder(folder / "checkpoint.pth.tar", backbone=backbone)
 
@@ -347,13 +347,13 @@ def halves(stem: int) -> State:
 def test_cmc_loads_as_a_pair_or_as_either_half(prefix: str, stem: int, tmp_path: Path) -> None:
     state = halves(stem)
     pair = load(cmc(state, prefix), tmp_path)
-    assert pair.info.backbone.split == "lab"
+    assert pair.info.backbone.color_space == "lab"
     statistics = {key: getattr(pair.backbone.model, key) for key in ("mean", "std")}
     assert statistics["mean"].flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert_loaded(pair, state | statistics)
     width = SMALL if stem == 8 else {"options": {"channels": [8, 16, 32, 64]}}
     for channels, half in ((1, "lightness"), (2, "color")):
-        encoder = load(cmc(state, prefix), tmp_path, BackboneConfig(name="resnet18", in_channels=channels, **width))
+        encoder = load(cmc(state, prefix), tmp_path, TimmBackbone(name="resnet18", in_channels=channels, **width))
         assert encoder.info.network == half
         assert_loaded(encoder, {key.partition(".")[2]: state[key] for key in state if key.startswith(half)})
 
@@ -361,7 +361,7 @@ def test_cmc_loads_as_a_pair_or_as_either_half(prefix: str, stem: int, tmp_path:
 @pytest.mark.parametrize("prefix", ["encoder.module.", ""])
 @pytest.mark.parametrize("half", [None, 1, 2])
 def test_a_damaged_cmc_is_refused(prefix: str, half: int | None, tmp_path: Path) -> None:
-    config = half and BackboneConfig(name="resnet18", in_channels=half, **SMALL)
+    config = half and TimmBackbone(name="resnet18", in_channels=half, **SMALL)
     key = "color.layer2.0.bn1.weight" if half == 2 else "lightness.layer2.0.bn1.weight"
     state = halves(8)
     name = key if half is None else key.partition(".")[2]
@@ -375,7 +375,7 @@ def test_a_damaged_cmc_is_refused(prefix: str, half: int | None, tmp_path: Path)
 
 def test_half_of_a_cmc_is_not_taken_for_three_channels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"conv1\.weight of shape \(8, 1, 7, 7\) instead of \(8, 3, 7, 7\)"):
-        load(cmc(halves(8), ""), tmp_path, BackboneConfig(name="resnet18", **SMALL))
+        load(cmc(halves(8), ""), tmp_path, TimmBackbone(name="resnet18", **SMALL))
 
 
 @pytest.mark.parametrize("wrap", [moco, mcl, swav, byol_pytorch, pytorch_byol, lightly, cmc_moco, pixpro])
@@ -383,7 +383,7 @@ def test_half_of_a_cmc_is_not_taken_for_three_channels(tmp_path: Path) -> None:
 def test_resnets_of_any_width_are_recognized(wrap, stem: int, expected: dict, tmp_path: Path) -> None:
     state = narrow(8, stem)
     encoder = load(wrap(state), tmp_path)
-    assert encoder.info.backbone == BackboneConfig(name="resnet18", **expected)
+    assert encoder.info.backbone == TimmBackbone(name="resnet18", **expected)
     assert_loaded(encoder, state)
 
 
@@ -407,13 +407,13 @@ def test_the_nearest_candidate_and_its_problems_are_told(damage, complaint: str,
     with pytest.raises(UserError) as caught:
         load(moco(state), tmp_path)
     assert f"fits no known architecture exactly; the nearest is resnet18 with {complaint}" in str(caught.value)
-    assert "give it as backbone=BackboneConfig(name=..., stem=..." in str(caught.value)
+    assert "give it as backbone=TimmBackbone(name=..., stem=..." in str(caught.value)
 
 
 def test_branches_that_are_numbered_keep_their_names(tmp_path: Path) -> None:
     """HRNet has a first stage as ResNets do, and four numbered branches."""
     state = weights("hrnet_w18_small")
-    assert_loaded(load(state, tmp_path, BackboneConfig(name="hrnet_w18_small")), state)
+    assert_loaded(load(state, tmp_path, TimmBackbone(name="hrnet_w18_small")), state)
 
 
 def test_torchvision_weights_load(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_timm_weights_load_with_the_architecture_given(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = timm.create_model("convnext_atto", num_classes=7).eval()
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_encoder(tmp_path / "model.safetensors", backbone=BackboneConfig(name="convnext_atto"))
+    loaded = load_encoder(tmp_path / "model.safetensors", backbone=TimmBackbone(name="convnext_atto"))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model.forward_head(model.forward_features(pixels), pre_logits=True)

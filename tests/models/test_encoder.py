@@ -13,17 +13,18 @@ from safetensors.torch import load_file, save_file
 from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder, load_weights
 from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
+from smalti.models.timm_backbone import TimmBackbone
 
-RESNET = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
+RESNET = TimmBackbone(name="resnet18", options={"channels": [8, 8, 16, 16]})  # a small file
 PIXELS = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
-def make_encoder(config: BackboneConfig, image_size: int = 32) -> Encoder:
+def make_encoder(config: TimmBackbone, image_size: int = 32) -> Encoder:
     torch.manual_seed(1)
-    backbone = Backbone(config)
+    backbone = Backbone(config.build())
     for name, buffer in backbone.named_buffers():  # statistics of their own, so that a lost buffer shows
         if name.endswith("running_mean"):
             buffer.normal_(std=0.1)
@@ -53,12 +54,12 @@ def outputs(encoder: Encoder) -> torch.Tensor:
     [
         RESNET,
         replace(RESNET, stem="stride8"),
-        BackboneConfig(name="vit_tiny_patch16_224", options={"patch_size": 8, "img_size": 32}),
-        BackboneConfig(name="convnext_atto"),
+        TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 8, "img_size": 32}),
+        TimmBackbone(name="convnext_atto"),
     ],
     ids=["resnet", "stride8", "vit", "convnext"],
 )
-def test_round_trip_is_exact(config: BackboneConfig, tmp_path: Path) -> None:
+def test_round_trip_is_exact(config: TimmBackbone, tmp_path: Path) -> None:
     encoder = make_encoder(config)
     weights = save_encoder(tmp_path, encoder.backbone, encoder.info)
     for what in (tmp_path, weights, str(tmp_path / "encoder.json")):
@@ -81,18 +82,18 @@ def test_keys_are_those_of_timm(resnet: Encoder, tmp_path: Path) -> None:
 
 
 def test_pixels_are_scaled_by_the_range_of_the_images() -> None:
-    config = BackboneConfig(name="resnet18", in_channels=1)
+    config = TimmBackbone(name="resnet18", in_channels=1)
     deep = PixelStatistics(low=100.0, high=4095.0, mean=(0.2,), std=(0.1,))
-    encoder = Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=deep))
+    encoder = Encoder(Backbone(config.build()), EncoderInfo(backbone=config, pixels=deep))
     pixels = torch.tensor([100, 1000, 4095, 65535], dtype=torch.int32).to(torch.uint16).view(1, 1, 2, 2)
     expected = [((value - 100) / 3995 - 0.2) / 0.1 for value in (100, 1000, 4095, 65535)]
     torch.testing.assert_close(encoder.standardize(pixels).flatten(), torch.tensor(expected))
 
 
 def test_statistics_must_match_the_channels() -> None:
-    config = BackboneConfig(name="resnet18", in_channels=1)
+    config = TimmBackbone(name="resnet18", in_channels=1)
     with pytest.raises(UserError, match="means for 3 and deviations for 3 channels; expected 1 of each"):
-        Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=PIXELS))
+        Encoder(Backbone(config.build()), EncoderInfo(backbone=config, pixels=PIXELS))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"backbone": {}, "pixels": {"mean": [], "std": [], "x": 1}}'])
@@ -137,7 +138,7 @@ def test_what_does_not_fit_is_refused(spoil, complaint: str, resnet: Encoder, tm
 
 
 def test_nothing_is_copied_when_something_is_missing(resnet: Encoder) -> None:
-    backbone = Backbone(RESNET)
+    backbone = Backbone(RESNET.build())
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     state = dict(resnet.backbone.model.state_dict())
     misspell(state)
@@ -178,12 +179,10 @@ def test_random_weights_are_the_same_at_every_call_and_leave_the_generator_alone
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first = load_encoder("random:resnet18", backbone=BackboneConfig(stem="stride8"))
+    first = load_encoder("random:resnet18", backbone=TimmBackbone(stem="stride8"))
     assert torch.equal(torch.rand(1), expected)
     assert first.info.image_size == 32
-    assert torch.equal(
-        outputs(first), outputs(load_encoder("random:resnet18", backbone=BackboneConfig(stem="stride8")))
-    )
+    assert torch.equal(outputs(first), outputs(load_encoder("random:resnet18", backbone=TimmBackbone(stem="stride8"))))
 
 
 def test_pretrained_weights_come_from_timm(monkeypatch: pytest.MonkeyPatch) -> None:

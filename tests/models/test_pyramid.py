@@ -10,21 +10,21 @@ from helpers import PLAIN, exact_canvas, textured
 from torch import Tensor
 
 from smalti.errors import UserError
-from smalti.models.backbone import BackboneConfig
 from smalti.models.pyramid import DenseHeadConfig, PyramidNetwork
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Canvas
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 
 BACKBONES = {
-    "resnet": BackboneConfig(
+    "resnet": TimmBackbone(
         name="resnet18", stem="stride8", options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
     ),
-    "vit": BackboneConfig(
+    "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
         options={"patch_size": 4, "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 3},
     ),
-    "swin": BackboneConfig(
+    "swin": TimmBackbone(
         name="swin_tiny_patch4_window7_224",
         options={
             "patch_size": 2,
@@ -35,7 +35,7 @@ BACKBONES = {
             "window_size": 2,
         },
     ),
-    "convnext": BackboneConfig(
+    "convnext": TimmBackbone(
         name="convnext_atto", options={"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16), "patch_size": 2}
     ),
 }
@@ -49,7 +49,7 @@ def make_network(backbone: str = "resnet", levels: int = 3, channels: int = 8, *
     """In float64, with weights large enough that embeddings differ."""
     torch.manual_seed(0)
     network = PyramidNetwork(
-        BACKBONES[backbone], HEAD, levels, channels, settings.pop("region_size", COARSEST[backbone])
+        BACKBONES[backbone].build(), HEAD, levels, channels, settings.pop("region_size", COARSEST[backbone])
     ).double()
     with torch.no_grad():
         for parameter in network.parameters():

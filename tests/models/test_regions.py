@@ -7,8 +7,9 @@ from helpers import PLAIN, make_rng
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.regions import pool_regions
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Regions
 from smalti.views.mosaic import Mosaic
 
@@ -55,7 +56,7 @@ def test_regions_of_one_color_return_it(size: int) -> None:
 
 def test_patch_tokens_of_a_vit_are_pooled_where_their_patches_lie() -> None:
     torch.manual_seed(0)
-    backbone = Backbone(BackboneConfig(name="vit_tiny_patch16_224", options={"patch_size": 4, "img_size": 32})).eval()
+    backbone = Backbone(TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 4, "img_size": 32})).eval()
     canvases = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         tokens = backbone.model.forward_features(canvases)  # class token, then patches row by row

@@ -24,6 +24,8 @@ from smalti.images.statistics import PixelStatistics, measure
 from smalti.images.subset import Subset
 from smalti.methods.affinity import AffinityConfig
 from smalti.models.backbone import BackboneConfig
+from smalti.models.split import SplitBackbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes import all_recipes, get_recipe
 from smalti.training.recipe import Recipe
 from smalti.views.batch import canvases
@@ -82,6 +84,9 @@ def _can_deal(recipe: Recipe, batch: int) -> bool:
 
 
 def _narrow_backbone(config: BackboneConfig) -> BackboneConfig:
+    if isinstance(config, SplitBackbone):
+        return replace(config, half=_narrow_backbone(config.half))
+    assert isinstance(config, TimmBackbone)
     family = next(name for name in _FAMILIES if config.name.startswith(name))
     return replace(config, width=1.0, options=config.options | _FAMILIES[family])
 

@@ -10,7 +10,7 @@ import torch
 from helpers import EIGHT_BIT
 
 from smalti.errors import UserError
-from smalti.models.backbone import BackboneConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
 from smalti.training.fit import make_module
 from smalti.training.module import Pretraining
@@ -50,7 +50,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
     save(tmp_path / "last.ckpt")
-    other = tiny_recipe.recipe(backbone=BackboneConfig(name="resnet18", stem="stride16"))
+    other = tiny_recipe.recipe(backbone=TimmBackbone(name="resnet18", stem="stride16"))
     with pytest.raises(UserError, match=r"got checkpoint .*last.ckpt: .*; expected a checkpoint of this recipe"):
         load_checkpoint(tmp_path / "last.ckpt", module_of(other))
 

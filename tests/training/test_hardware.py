@@ -6,17 +6,18 @@ import pytest
 import torch
 from helpers import EIGHT_BIT
 
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes import get_recipe
 from smalti.training.fit import make_module
 from smalti.training.hardware import unfuse_attention
 from smalti.views.loader import BatchOrder
 
-VIT = BackboneConfig(name="vit_tiny_patch16_224", options={"patch_size": 8, "img_size": 32, "depth": 2})
+VIT = TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 8, "img_size": 32, "depth": 2})
 
 
 def test_attention_is_the_same_without_its_fused_kernel() -> None:
-    backbone = Backbone(VIT).double().eval()
+    backbone = Backbone(VIT.build()).double().eval()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before = backbone(images).map
     assert fused(backbone)

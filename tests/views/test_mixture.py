@@ -17,7 +17,7 @@ from smalti.losses.info_nce import info_nce_among
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import Progress
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.finish import finish
 from smalti.views.mixture import Mixture, MixturePlan, UnMix
@@ -271,8 +271,8 @@ def test_the_loss_of_unmix_is_lambda_times_the_loss_of_either_order() -> None:
     images = textured(8)
     views = [CROP, CROP, UnMix(size=SIZE)]
     first, second, mixed = (exact_canvas(view, images, view=number) for number, view in enumerate(views))
-    backbone = BackboneConfig(name="resnet18", stem="stride8", options={"layers": [1] * 4, "channels": [8] * 4})
-    method = MoCoConfig(queue=16, shuffle_bn_group=0).build(backbone, NO_DATA).double()
+    backbone = TimmBackbone(name="resnet18", stem="stride8", options={"layers": [1] * 4, "channels": [8] * 4})
+    method = MoCoConfig(queue=16, shuffle_bn_group=0).build(backbone.build(), NO_DATA).double()
     negatives = method.queue.keys.clone()
     normalize = torch.nn.functional.normalize
     with torch.no_grad():

@@ -2,12 +2,13 @@
 
 from torch import nn
 
+from smalti.export.verify import timm_backbone
 from smalti.models.encoder import Encoder
 
 
 def stem_lines(encoder: Encoder) -> list[str]:
     """Python lines that give `model` the encoder's stem, of another width or for small images; none for the usual."""
-    config, ours = encoder.info.backbone, encoder.backbone.model
+    config, ours = timm_backbone(encoder), encoder.backbone.model
     lines = {"conv1": _conv(ours.conv1)} if config.width != 1 or config.stem != "standard" else {}
     if config.width != 1:
         first = ours.layer1[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 from smalti.errors import UserError
 from smalti.export.snippets import stem_lines
-from smalti.export.verify import ExportReport, check_not_split, write_verified
+from smalti.export.verify import ExportReport, timm_backbone, write_verified
 from smalti.models.encoder import Encoder, write_weights
 
 
@@ -20,11 +20,11 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: the encoder splits colors, the path ends otherwise.
+        UserError: the encoder is no network of timm's, the path ends otherwise.
         RuntimeError: timm's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)
-    check_not_split(encoder)
+    timm_backbone(encoder)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}", "a file that ends in .safetensors", f"write to {path.with_suffix('.safetensors')}")
     return write_verified(
@@ -36,7 +36,7 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
 
 
 def _snippet(encoder: Encoder, weights: Path) -> str:
-    config = encoder.info.backbone
+    config = timm_backbone(encoder)
     options = {"num_classes": 0, "in_chans": config.in_channels, **_size_options(encoder), **config.timm_options()}
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     stem = stem_lines(encoder)

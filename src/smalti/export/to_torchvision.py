@@ -6,7 +6,7 @@ import torch
 
 from smalti.errors import UserError
 from smalti.export.snippets import stem_lines
-from smalti.export.verify import ExportReport, check_not_split, write_verified
+from smalti.export.verify import ExportReport, timm_backbone, write_verified
 from smalti.models.encoder import Encoder
 
 # Architectures that both libraries build alike, under one name and with the same keys.
@@ -27,14 +27,13 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
         Where it went, how far the outputs differ, and the Python that loads it.
 
     Raises:
-        UserError: the encoder splits colors, torchvision has no such network, or the path ends otherwise.
+        UserError: the encoder is no network of timm's, torchvision has no such network, or the path ends otherwise.
         RuntimeError: torchvision's network gives other features than the encoder; then nothing is written.
     """
     path = Path(path)
-    check_not_split(encoder)
     if path.suffix != ".pth":
         raise UserError(f"{path}", "a file that ends in .pth", f"write to {path.with_suffix('.pth')}")
-    config = encoder.info.backbone
+    config = timm_backbone(encoder)
     options = config.timm_options()
     if _architecture(encoder) not in SHARED or options:
         changes = f" with options {options}" if options else ""
@@ -50,7 +49,7 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
 
 def _architecture(encoder: Encoder) -> str:
     """The name without timm's tag for a set of weights, as in "resnet50.a1_in1k"."""
-    return encoder.info.backbone.name.partition(".")[0]
+    return timm_backbone(encoder).name.partition(".")[0]
 
 
 def _snippet(encoder: Encoder, weights: Path) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.models.encoder import Encoder, installed_versions
+from smalti.models.timm_backbone import TimmBackbone
 
 # Largest difference of the outputs over their largest value; equal programs differ by less in float32.
 TOLERANCE = 1e-5
@@ -32,14 +33,12 @@ class ExportReport:
     snippet: str
 
 
-def check_not_split(encoder: Encoder) -> None:
-    """Raise UserError for an encoder of two networks, which other libraries have no name for."""
-    if encoder.info.backbone.split != "none":
-        raise UserError(
-            f"an encoder that splits colors ({encoder.info.backbone.split})",
-            "one network that takes RGB",
-            "use it through smalti.load_encoder, which converts the colors for both of its networks",
-        )
+def timm_backbone(encoder: Encoder) -> TimmBackbone:
+    """The settings of an encoder that is one network of timm's; UserError for any other."""
+    backbone = encoder.info.backbone
+    if not isinstance(backbone, TimmBackbone):
+        raise UserError(f"an encoder of a {type(backbone).__name__}", "a timm architecture", "use smalti.load_encoder")
+    return backbone
 
 
 def write_verified(

@@ -26,7 +26,7 @@ from smalti.errors import UserError
 from smalti.losses.affinity import affinity_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair
@@ -69,11 +69,11 @@ class AffinityConfig(MethodConfig):
         """Raise UserError for views that a student cannot learn from."""
         check_standard_views(views, 1, "the view that the teacher sees")
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "AffinityDistillation":
+    def build(self, backbone: nn.Module, data: DataInfo) -> "AffinityDistillation":
         teacher = load_teacher(self.teacher)
         if not data.class_names:
             raise UserError("images without classes", "labeled ones: texts are made of their classes", "label them")
-        return AffinityDistillation(self, backbone, data, teacher)
+        return AffinityDistillation(backbone, self, data, teacher)
 
 
 class AffinityDistillation(Method):
@@ -81,7 +81,7 @@ class AffinityDistillation(Method):
 
     texts: Tensor
 
-    def __init__(self, config: AffinityConfig, backbone: BackboneConfig, data: DataInfo, teacher: Teacher) -> None:
+    def __init__(self, backbone: nn.Module, config: AffinityConfig, data: DataInfo, teacher: Teacher) -> None:
         super().__init__()
         self.config = config
         self._normalize = data.normalize

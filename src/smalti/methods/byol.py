@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.checks import require_count, require_fraction
 from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.backbone import Backbone, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig, mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -49,16 +49,16 @@ class BYOLConfig(MethodConfig):
         """Raise UserError for views that BYOL cannot learn from."""
         check_standard_views(views, 2, "two standard views")
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "BYOL":
-        return BYOL(self, backbone)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "BYOL":
+        return BYOL(backbone, self)
 
 
 class BYOL(Method):
     """An online network and a predictor that foretells what a slow copy of the network says of the other view."""
 
-    def __init__(self, config: BYOLConfig, backbone: BackboneConfig) -> None:
+    def __init__(self, backbone: nn.Module, config: BYOLConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config or BYOLConfig()
         self.online = Network(backbone, config.projector, config.region_size)
         self.target = momentum_copy(self.online)
         self.predictor = mlp(config.projector.dim, config.predictor_hidden, config.projector.dim, norm=True)

@@ -29,12 +29,13 @@ from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.backbone import Backbone, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
 from smalti.models.queue import Queue
+from smalti.models.split import SplitModel
 from smalti.views.canvas import Canvas
 from smalti.views.plan import Composition
 
@@ -43,7 +44,7 @@ Halves = tuple[Tensor, Tensor]  # of lightness and of color
 
 @dataclass(frozen=True, kw_only=True)
 class CMCConfig(MethodConfig):
-    """CMC's settings; the backbone's `split` says which color space is split.
+    """CMC's settings; the backbone is a `SplitBackbone`.
 
     Attributes:
         projector: from the features of either half to its embeddings.
@@ -69,16 +70,18 @@ class CMCConfig(MethodConfig):
         """Raise UserError for views that CMC cannot learn from."""
         check_standard_views(views, 1, "the view that keys are made of")
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "CMC":
-        if backbone.split == "none":
-            raise UserError("backbone.split 'none'", "a split into lightness and color", "add --backbone.split lab")
-        return CMC(self, backbone, data)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "CMC":
+        if not isinstance(backbone, SplitModel):
+            raise UserError(
+                f"backbone {type(backbone).__name__}", "a split into lightness and color", "use a SplitBackbone"
+            )
+        return CMC(backbone, self, data)
 
 
 class CMC(Method):
     """Two query networks, one of either half, trained to find the key of the other half of the same image."""
 
-    def __init__(self, config: CMCConfig, backbone: BackboneConfig, data: DataInfo) -> None:
+    def __init__(self, backbone: nn.Module, config: CMCConfig, data: DataInfo) -> None:
         super().__init__()
         self.config = config
         self.query_network = Network(backbone, SplitProjectorConfig(config.projector), config.region_size)

@@ -9,13 +9,13 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.checks import require_count, require_fraction, require_not_negative, require_positive
 from smalti.distributed import sum_over_processes, world_size
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair, momentum_copy
 from smalti.models.network import Network
@@ -62,8 +62,8 @@ class DINOConfig(MethodConfig):
         """Raise UserError for views that DINO cannot learn from."""
         check_standard_views(views, 2, "two standard views, which the teacher sees")
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "DINO":
-        return DINO(self, backbone)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "DINO":
+        return DINO(backbone, self)
 
 
 class DINO(Method):
@@ -71,9 +71,9 @@ class DINO(Method):
 
     center: Tensor
 
-    def __init__(self, config: DINOConfig, backbone: BackboneConfig) -> None:
+    def __init__(self, backbone: nn.Module, config: DINOConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config or DINOConfig()
         self.student = Network(backbone, config.head, config.region_size)
         self.teacher = cast(Network, momentum_copy(self.student))
         for network in (self.student, self.teacher):

@@ -24,7 +24,7 @@ from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.byol import BYOL, BYOLConfig
 from smalti.methods.method import DataInfo, Progress, Step
 from smalti.methods.random_cells import other_images, random_pairs
-from smalti.models.backbone import BackboneConfig, Features
+from smalti.models.backbone import Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.frozen_teacher import FrozenTeacher
 from smalti.models.heads import mlp
@@ -83,8 +83,8 @@ class EDIYConfig(BYOLConfig):
                 "give byol a weight, or take the further views out",
             )
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "EDIY":
-        return EDIY(self, backbone, data)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "EDIY":
+        return EDIY(backbone, self, data)
 
 
 class EDIY(BYOL):
@@ -92,8 +92,8 @@ class EDIY(BYOL):
 
     config: EDIYConfig
 
-    def __init__(self, config: EDIYConfig, backbone: BackboneConfig, data: DataInfo) -> None:
-        super().__init__(config, backbone)
+    def __init__(self, backbone: nn.Module, config: EDIYConfig, data: DataInfo) -> None:
+        super().__init__(backbone, config)
         dim = config.projector.dim
         self.teacher: FrozenTeacher | None = None
         if config.diversity or config.invariance:

@@ -18,7 +18,7 @@ from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -91,16 +91,16 @@ class MCLConfig(MethodConfig):
             return [level]
         return [other for other in range(self.levels) if self.matching == "all" or abs(other - level) == 1]
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "MCL":
-        return MCL(self, backbone)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "MCL":
+        return MCL(backbone, self)
 
 
 class MCL(Method):
     """Regions of every size find, among the images of the batch, what a slow copy of the network says of their own."""
 
-    def __init__(self, config: MCLConfig, backbone: BackboneConfig) -> None:
+    def __init__(self, backbone: nn.Module, config: MCLConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config or MCLConfig()
         head = DenseHeadConfig(channels=config.channels, hidden=config.hidden, dim=config.dim)
         channels = config.channels if config.fpn else 0
         self.online = PyramidNetwork(backbone, head, config.levels, channels, config.region_size)

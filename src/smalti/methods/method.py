@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from smalti.errors import UserError
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.momentum import MomentumPair
 from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
@@ -92,7 +92,7 @@ class MethodConfig(ABC):
     scored: ClassVar[str]
 
     @abstractmethod
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> Method:
+    def build(self, backbone: nn.Module, data: DataInfo) -> Method:
         """The method, untrained; UserError for data that it cannot learn from."""
 
     def check(self, views: Sequence[Composition]) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from smalti.checks import require_count, require_fraction, require_positive
 from smalti.distributed import gather, rank, share, world_size
@@ -18,7 +18,7 @@ from smalti.errors import UserError
 from smalti.losses.info_nce import info_nce, info_nce_among
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.backbone import Backbone
 from smalti.models.batch_norm import split_batch_norm, synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -67,16 +67,16 @@ class MoCoConfig(MethodConfig):
         """Raise UserError for views that MoCo cannot learn from."""
         check_standard_views(views, 2, "a query and a key view")
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "MoCo":
-        return MoCo(self, backbone)
+    def build(self, backbone: nn.Module, data: DataInfo) -> "MoCo":
+        return MoCo(backbone, self)
 
 
 class MoCo(Method):
     """A query network trained to find, among Q others, the key of the same image made by its slow copy."""
 
-    def __init__(self, config: MoCoConfig, backbone: BackboneConfig) -> None:
+    def __init__(self, backbone: nn.Module, config: MoCoConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config or MoCoConfig()
         self.query_network = Network(backbone, config.projector, config.region_size)
         self.key_network = momentum_copy(self.query_network)
         self.queue = Queue(config.queue, config.projector.dim)

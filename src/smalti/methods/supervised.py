@@ -15,7 +15,7 @@ from smalti.checks import require_count, require_fraction
 from smalti.errors import UserError
 from smalti.losses.reduce import weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step
-from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.backbone import Backbone, Features
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.momentum import MomentumPair
 from smalti.models.network import Network
@@ -55,17 +55,17 @@ class SupervisedConfig(MethodConfig):
         if self.fpn:
             check_levels(views, self.levels)
 
-    def build(self, backbone: BackboneConfig, data: DataInfo) -> "Supervised":
+    def build(self, backbone: nn.Module, data: DataInfo) -> "Supervised":
         """The method, untrained; UserError for images without labels."""
         if not data.class_names:
             raise _without_labels()
-        return Supervised(self, backbone, len(data.class_names))
+        return Supervised(backbone, self, len(data.class_names))
 
 
 class Supervised(Method):
     """A network and one linear layer that names the class of the image in every region."""
 
-    def __init__(self, config: SupervisedConfig, backbone: BackboneConfig, classes: int) -> None:
+    def __init__(self, backbone: nn.Module, config: SupervisedConfig, classes: int) -> None:
         super().__init__()
         self.config = config
         head = ClassifierConfig(classes)

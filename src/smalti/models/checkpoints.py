@@ -50,6 +50,8 @@ from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
 from smalti.models.encoder import INFO_NAME, WEIGHTS_NAME, Encoder, EncoderInfo
+from smalti.models.split import SplitBackbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
 
 State = dict[str, Tensor]
@@ -115,7 +117,7 @@ CANDIDATES = (
 )
 
 _REMEDY = (
-    "if the checkpoint is of another architecture, give it as backbone=BackboneConfig(name=..., stem=..., width=..., "
+    "if the checkpoint is of another architecture, give it as backbone=TimmBackbone(name=..., stem=..., width=..., "
     'in_channels=..., options=...), with stem="stride8" for a ResNet made for CIFAR; if not, get the file again, or '
     "remove the tensors that are not of the encoder"
 )
@@ -180,7 +182,7 @@ def load_encoder(
     """
     kind, colon, name = str(what).partition(":")
     if colon and kind in ("random", "timm"):
-        config = replace(backbone or BackboneConfig(), name=name)
+        config = replace(backbone if isinstance(backbone, TimmBackbone) else TimmBackbone(), name=name)
         encoder = _random(config) if kind == "random" else _pretrained(config)
         return _adjusted(encoder, pixels, image_size).eval()
     path = Path(what)
@@ -192,7 +194,7 @@ def load_encoder(
             'a run folder, a checkpoint, "timm:NAME" or "random:NAME"',
             "check the path",
         )
-    info = _own_info(path)
+    info = _own_info(path, backbone)
     if info is None:
         return _adjusted(_foreign(path, backbone), pixels, image_size).eval()
     asked = {"backbone": backbone, "pixels": pixels, "image_size": image_size}
@@ -217,12 +219,12 @@ def load_weights(backbone: Backbone, state: State) -> LoadReport:
     if report.missing or report.unexpected:
         raise UserError(
             f"{', '.join(_problems(report))} ({len(report.matched)} of {len(wanted)} matched)",
-            f"every tensor of {backbone.config.name}, and no unexplained one",
+            f"every tensor of {type(backbone.model).__name__}, and no unexplained one",
             _REMEDY,
         )
     # Of the tensors that may be absent, those of the fresh network stay.
     backbone.model.load_state_dict({**wanted, **found})
-    _log.info("%s: %s", backbone.config.name, report)
+    _log.info("%s: %s", type(backbone.model).__name__, report)
     return report
 
 
@@ -246,7 +248,7 @@ def _own(path: Path, info: EncoderInfo, asked: dict[str, Any]) -> Encoder:
             raise UserError(
                 f"{name}={value} for {path}", f"{getattr(info, name)} as it was trained", f"leave {name}= out"
             )
-    backbone = Backbone(info.backbone)
+    backbone = Backbone(info.backbone.build())
     load_weights(backbone, _read_safetensors(path))
     return Encoder(backbone, info)
 
@@ -254,12 +256,12 @@ def _own(path: Path, info: EncoderInfo, asked: dict[str, Any]) -> Encoder:
 def _foreign(path: Path, config: BackboneConfig | None) -> Encoder:
     state, wrapper = read_checkpoint(path)
     config = config or _recognize(state, path)
-    backbone = Backbone(config)
+    backbone = Backbone(config.build())
     report = load_weights(backbone, state)
     info = EncoderInfo(
         backbone=config,
         pixels=_imagenet_pixels(config.in_channels),
-        image_size=_native_size(backbone),
+        image_size=_native_size(backbone, config),
         recipe=path.name,
         network=PREFIXES[report.prefix] or (wrapper if wrapper in ("teacher", "student") else ""),
         extra={"loaded": {"matched": len(report.matched), "dropped": len(report.dropped)}},
@@ -267,16 +269,16 @@ def _foreign(path: Path, config: BackboneConfig | None) -> Encoder:
     return Encoder(backbone, info)
 
 
-def _random(config: BackboneConfig) -> Encoder:
+def _random(config: TimmBackbone) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone = Backbone(config)
-    pixels, size = _imagenet_pixels(config.in_channels), _native_size(backbone)
+        backbone = Backbone(config.build())
+    pixels, size = _imagenet_pixels(config.in_channels), _native_size(backbone, config)
     return Encoder(backbone, EncoderInfo(backbone=config, pixels=pixels, image_size=size, recipe="random"))
 
 
-def _pretrained(config: BackboneConfig) -> Encoder:
-    backbone = Backbone(config)
+def _pretrained(config: TimmBackbone) -> Encoder:
+    backbone = Backbone(config.build())
     name, channels = config.name, config.in_channels
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0, in_chans=channels, **config.options)
@@ -295,7 +297,7 @@ def _pretrained(config: BackboneConfig) -> Encoder:
     info = EncoderInfo(
         backbone=config,
         pixels=pixels,
-        image_size=_native_size(backbone),
+        image_size=_native_size(backbone, config),
         crop_fraction=source.get("crop_pct") or 224 / 256,
         recipe=f"timm:{name}",
     )
@@ -308,13 +310,11 @@ def _adjusted(encoder: Encoder, pixels: PixelStatistics | None, image_size: int 
     return Encoder(encoder.backbone, info)
 
 
-def _native_size(backbone: Backbone) -> int:
+def _native_size(backbone: Backbone, config: BackboneConfig) -> int:
     """Side in pixels of the images that an architecture is meant for."""
-    config = backbone.config
-    if config.stem != "standard":
-        return {"stride8": 32, "stride16": 64}[config.stem]
-    cfg: Any = backbone.model.pretrained_cfg
-    return int(config.options.get("img_size") or cfg["input_size"][-1])
+    half = config.half if isinstance(config, SplitBackbone) else config
+    stem = half.stem if isinstance(half, TimmBackbone) else "standard"
+    return {"stride8": 32, "stride16": 64}.get(stem, backbone.native_size)
 
 
 def _imagenet_pixels(channels: int) -> PixelStatistics:
@@ -336,11 +336,11 @@ def _weights_of(path: Path) -> Path:
     return weights
 
 
-def _own_info(path: Path) -> EncoderInfo | None:
+def _own_info(path: Path, backbone: BackboneConfig | None) -> EncoderInfo | None:
     """The description beside our weights, else the copy inside them; None for a foreign file."""
     beside = path.with_name(INFO_NAME)
     if path.name == WEIGHTS_NAME and beside.is_file():
-        return EncoderInfo.from_json(beside.read_text(encoding="utf-8"), beside)
+        return EncoderInfo.from_json(beside.read_text(encoding="utf-8"), beside, backbone)
     if path.suffix != ".safetensors":
         return None
     try:
@@ -348,7 +348,7 @@ def _own_info(path: Path) -> EncoderInfo | None:
             text = (file.metadata() or {}).get("smalti")
     except SafetensorError as error:
         raise _damaged(path, error) from None
-    return None if text is None else EncoderInfo.from_json(text, path)
+    return None if text is None else EncoderInfo.from_json(text, path, backbone)
 
 
 def _read_safetensors(path: Path) -> State:
@@ -496,7 +496,7 @@ def _recognize(state: State, path: Path) -> BackboneConfig:
         _, report = _match(shapes, state)
         problems = len(report.missing) + len(report.unexpected)
         if not problems:
-            if config.name == "vit_small_patch16_224" and report.prefix == "base_encoder.":
+            if config == TimmBackbone(name="vit_small_patch16_224") and report.prefix == "base_encoder.":
                 # MoCo v3 gives its ViT-S 12 heads where all others have 6, and no shape tells.
                 return replace(config, options={"num_heads": 12})
             return config
@@ -514,15 +514,16 @@ def _candidates(state: State) -> Iterator[BackboneConfig]:
     """The architectures in question, with the channels and width that the shapes of the first layers tell."""
     first = _first(state, "conv1.weight", "patch_embed.proj.weight")
     stage = _first(state, _RESNET_STAGE)
-    inputs: dict[str, Any] = {"in_channels": first[1] if len(first) == 4 else 3}
-    if any("color." in key for key in state):
-        inputs = {"split": "lab"}
+    in_channels = first[1] if len(first) == 4 else 3
+    split = any("color." in key for key in state)
     width: dict[str, Any] = {}
     if stage and stage[0] != 64:
         same = stage[0] == first[0]  # CMC widens or narrows the stages and leaves the stem
         width = {"width": stage[0] / 64} if same else {"options": {"channels": [stage[0] * 2**i for i in range(4)]}}
     for name in CANDIDATES:
-        yield BackboneConfig(name=name, **inputs, **(width if name.startswith("resnet") else {}))
+        narrow = width if name.startswith("resnet") else {}
+        half = TimmBackbone(name=name, in_channels=3 if split else in_channels, **narrow)
+        yield SplitBackbone(half=half, color_space="lab") if split else half
 
 
 def _first(state: State, *ends: str) -> torch.Size:
@@ -532,4 +533,4 @@ def _first(state: State, *ends: str) -> torch.Size:
 
 def _candidate_shapes(config: BackboneConfig) -> dict[str, torch.Size]:
     with torch.device("meta"):  # shapes only, no weights drawn
-        return _shapes(Backbone(config).model.state_dict())
+        return _shapes(config.build().state_dict())

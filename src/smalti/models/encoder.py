@@ -17,9 +17,13 @@ from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
+from smalti.models.split import SplitBackbone, SplitModel
+from smalti.models.timm_backbone import TimmBackbone
 
 WEIGHTS_NAME = "encoder.safetensors"
 INFO_NAME = "encoder.json"
+# Only these are built from what a file says; a network of the user's own has to be given.
+_BACKBONES: dict[str, type[BackboneConfig]] = {each.__name__: each for each in (TimmBackbone, SplitBackbone)}
 
 
 def installed_versions() -> dict[str, str]:
@@ -53,24 +57,40 @@ class EncoderInfo:
 
     def to_json(self) -> str:
         """Text for `encoder.json`; `from_json` reads it back as an equal object."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        backbone = {"class": type(self.backbone).__name__, **asdict(self)["backbone"]}
+        return json.dumps(asdict(self) | {"backbone": backbone}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str | Path = INFO_NAME) -> "EncoderInfo":
+    def from_json(
+        cls, text: str, where: str | Path = INFO_NAME, backbone: BackboneConfig | None = None
+    ) -> "EncoderInfo":
         """Read what `to_json` wrote.
 
         Args:
             text: the JSON.
             where: the file that it came from, for the error.
+            backbone: settings of the network, where it is none of the package's.
 
         Raises:
-            UserError: it is not JSON, or a field is missing or unknown.
+            UserError: it is not JSON, a field is missing or unknown, or the network is the user's and not given.
         """
         try:
             fields = json.loads(text)
             pixels = fields.pop("pixels")
             pixels |= {"mean": tuple(pixels["mean"]), "std": tuple(pixels["std"])}
-            return cls(backbone=BackboneConfig(**fields.pop("backbone")), pixels=PixelStatistics(**pixels), **fields)
+            described = fields.pop("backbone")
+            kind = described.pop("class", TimmBackbone.__name__)
+            if kind in _BACKBONES:
+                backbone = _backbone(kind, described)
+            if backbone is None:
+                raise UserError(
+                    f"{where} of a {kind}, which is not a network of smalti's",
+                    "its settings",
+                    "give them as backbone=, or the file that defines them as --backbone FILE.py",
+                )
+            return cls(backbone=backbone, pixels=PixelStatistics(**pixels), **fields)
+        except UserError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{where}, which is not a description of an encoder ({type(error).__name__}: {error})",
@@ -79,20 +99,26 @@ class EncoderInfo:
             ) from None
 
 
+def _backbone(kind: str, described: dict[str, Any]) -> BackboneConfig:
+    if "half" in described:
+        described = described | {"half": TimmBackbone(**described["half"])}
+    return _BACKBONES[kind](**described)
+
+
 class Encoder(nn.Module):
     """Raw pixels in, one feature vector an image out: `x -> pooled(((x - low) / (high - low) - mean) / std)`.
 
     Args:
         backbone: the network.
-        info: what it is and how it takes pixels; `info.backbone` should be `backbone.config`.
+        info: what it is and how it takes pixels; `info.backbone` should have built it.
 
     Raises:
         UserError: mean or std has another number of channels than the network.
 
     Example:
         >>> pixels = PixelStatistics(low=0, high=255, mean=(0.5,) * 3, std=(0.25,) * 3)
-        >>> config = BackboneConfig(name="resnet18", stem="stride8")
-        >>> encoder = Encoder(Backbone(config), EncoderInfo(backbone=config, pixels=pixels, image_size=32))
+        >>> config = TimmBackbone(name="resnet18", stem="stride8")
+        >>> encoder = Encoder(Backbone(config.build()), EncoderInfo(backbone=config, pixels=pixels, image_size=32))
         >>> tuple(encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape), encoder.dim
         ((2, 512), 512)
     """
@@ -105,7 +131,7 @@ class Encoder(nn.Module):
         self.backbone = backbone
         self.info = info
         self.dim: int = backbone.dim
-        pixels, channels = info.pixels, backbone.config.in_channels
+        pixels, channels = info.pixels, backbone.in_channels
         if not len(pixels.mean) == len(pixels.std) == channels:
             raise UserError(
                 f"means for {len(pixels.mean)} and deviations for {len(pixels.std)} channels",
@@ -113,7 +139,7 @@ class Encoder(nn.Module):
                 "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
             )
         scale, shift = pixels.normalize.affine(pixels.low, pixels.high)
-        if backbone.config.split != "none":
+        if isinstance(backbone.model, SplitModel):
             backbone.model.set_statistics(pixels.mean, pixels.std)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)

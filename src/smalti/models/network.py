@@ -5,7 +5,7 @@ Legend: N canvases, K regions on each, D embedding.
 
 from torch import Tensor, nn
 
-from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.backbone import Features, as_backbone
 from smalti.models.heads import HeadConfig
 from smalti.models.regions import pool_regions
 from smalti.precision import widen
@@ -16,14 +16,14 @@ class Network(nn.Module):
     """Encoder F and projector g of the papers.
 
     Args:
-        backbone: which encoder.
+        backbone: the encoder, any network that `Backbone` can read.
         projector: which projector.
         region_size: r, cells along a region that RoIAlign reads from the map (7 in the released MosRep code).
     """
 
-    def __init__(self, backbone: BackboneConfig, projector: HeadConfig, region_size: int) -> None:
+    def __init__(self, backbone: nn.Module, projector: HeadConfig, region_size: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone)
+        self.backbone = as_backbone(backbone)
         self.projector = projector.build(self.backbone.dim)
         self.region_size = region_size
 

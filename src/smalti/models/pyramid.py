@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 from smalti.errors import UserError
-from smalti.models.backbone import Backbone, BackboneConfig, Features
+from smalti.models.backbone import Backbone, Features, as_backbone, halving
 from smalti.models.heads import HeadConfig
 from smalti.models.network import by_canvas
 from smalti.models.regions import pool_regions
@@ -28,7 +28,7 @@ class PyramidNetwork(nn.Module):
     """Canvases to one embedding a region, each canvas read from the map of its level.
 
     Args:
-        backbone: which encoder.
+        backbone: the encoder, any network that `Backbone` can read.
         head: what stands on a region's cells, which are cut apart before it.
         levels: of the pyramid, the coarsest stages of the backbone.
         channels: width of the FPN; 0 for none (arXiv:1612.03144), the last map then being resized to every level.
@@ -38,18 +38,13 @@ class PyramidNetwork(nn.Module):
         UserError: an FPN on a backbone without as many stages, each half as fine as the one before.
     """
 
-    def __init__(
-        self, backbone: BackboneConfig, head: HeadConfig, levels: int, channels: int, region_size: int
-    ) -> None:
+    def __init__(self, backbone: nn.Module, head: HeadConfig, levels: int, channels: int, region_size: int) -> None:
         super().__init__()
-        self.backbone = Backbone(backbone)
+        self.backbone = as_backbone(backbone)
         self.fpn = _build_fpn(self.backbone, levels, channels) if channels else None
         self.head = head.build(channels or self.backbone.dim)
         self.region_size = region_size
-        for name in ("head", "fc_norm"):  # layers that some networks have between the last map and the pooled feature
-            unused = getattr(self.backbone.model, name, None)
-            if unused is not None:
-                unused.requires_grad_(False)
+        self.backbone.freeze_pooling()
 
     def forward(self, canvas: Canvas) -> Tensor:
         """Canvas -> (N, K, D) embeddings, of any length, at least 32 bits wide, in the order of the regions."""
@@ -77,15 +72,14 @@ class PyramidNetwork(nn.Module):
 
 
 def _build_fpn(backbone: Backbone, levels: int, channels: int) -> FeaturePyramidNetwork:
-    stages = backbone.model.feature_info[-_MOST_STAGES:][-levels:]
-    halve = all(2 * finer["reduction"] == coarser["reduction"] for finer, coarser in pairwise(stages))
-    if len(stages) < levels or not halve:
+    stages = backbone.stages()[-_MOST_STAGES:][-levels:]
+    if len(stages) < levels or not halving(stages):
         raise UserError(
-            f"an FPN of {levels} levels on {backbone.config.name}",
+            f"an FPN of {levels} levels on {type(backbone.model).__name__}",
             f"that many stages of halving size, and no more than {_MOST_STAGES}",
-            "take fewer levels, or --method.no-fpn",
+            "use fewer levels, or fpn=False",
         )
-    return FeaturePyramidNetwork([stage["num_chs"] for stage in stages], channels, norm_layer=nn.BatchNorm2d)
+    return FeaturePyramidNetwork([stage.channels for stage in stages], channels, norm_layer=nn.BatchNorm2d)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,42 @@ Legend: N images, C channels of both networks' maps together.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from smalti.errors import UserError
+from smalti.models.backbone import BackboneConfig
 from smalti.models.color_spaces import SPACES
+from smalti.models.timm_backbone import TimmBackbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBackbone(BackboneConfig):
+    """Two networks of one architecture, for the lightness and for the color of RGB images, features concatenated.
+
+    Attributes:
+        half: the architecture of each; CMC's has half the usual width.
+        color_space: "lab" (L and ab) or "ycbcr" (Y and CbCr).
+        in_channels: 3.
+    """
+
+    half: TimmBackbone = field(default_factory=lambda: TimmBackbone(width=0.5))
+    color_space: Literal["lab", "ycbcr"] = "lab"
+    in_channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.in_channels != 3:
+            raise UserError(f"{self.in_channels} channels to split into lightness and color", "RGB images", "use 3")
+
+    @property
+    def name(self) -> str:
+        return f"{self.half.name} for lightness and color"
+
+    def build(self) -> "SplitModel":
+        return SplitModel(lambda channels: replace(self.half, in_channels=channels).build(), self.color_space)
 
 
 class SplitModel(nn.Module):
@@ -33,6 +63,7 @@ class SplitModel(nn.Module):
         self._to_space = SPACES[space]
         self.register_buffer("mean", torch.zeros(3, 1, 1))
         self.register_buffer("std", torch.ones(3, 1, 1))
+        self.in_channels = 3
         self.num_features: int = 2 * self.lightness.num_features
         self.head_hidden_size = 2 * getattr(self.lightness, "head_hidden_size", self.lightness.num_features)
         self.feature_info = self.lightness.feature_info

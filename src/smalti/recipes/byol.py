@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from smalti.methods.byol import BYOLConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -124,7 +124,7 @@ def byol_small() -> Recipe:
         source="lightly's CIFAR-10 benchmark",
         published="CIFAR-10, ResNet-18, 200 epochs, kNN: 86.8",
         views=(view, view),
-        backbone=BackboneConfig(name="resnet18", stem="stride8"),
+        backbone=TimmBackbone(name="resnet18", stem="stride8"),
         method=BYOLConfig(
             projector=ProjectorConfig(hidden=1024, dim=256, norm=True), predictor_hidden=1024, region_size=4
         ),

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from smalti.methods.dino import DINOConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.prototypes import PrototypeHeadConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -25,7 +25,7 @@ def dino() -> Recipe:
         source="arXiv:2104.14294, released code's run of 300 epochs without its local crops",
         published="",
         views=(Crop(scale=_ALONE, augmentation=_FIRST), Crop(scale=_ALONE, augmentation=_SECOND)),
-        backbone=BackboneConfig(name="vit_small_patch16_224", options={"drop_path_rate": 0.1}),
+        backbone=TimmBackbone(name="vit_small_patch16_224", options={"drop_path_rate": 0.1}),
         method=DINOConfig(head=PrototypeHeadConfig(norm_last=False)),
         optimizer=OptimizerConfig(
             name="adamw",
@@ -91,7 +91,7 @@ def dino_small() -> Recipe:
             Crop(size=32, scale=_ALONE, augmentation=_FIRST_SMALL),
             Crop(size=32, scale=_ALONE, augmentation=_SECOND_SMALL),
         ),
-        backbone=BackboneConfig(
+        backbone=TimmBackbone(
             name="vit_tiny_patch16_224", options={"patch_size": 4, "img_size": 32, "depth": 6, "drop_path_rate": 0.1}
         ),
         method=DINOConfig(head=PrototypeHeadConfig(hidden=1024, outputs=4096), region_size=4),

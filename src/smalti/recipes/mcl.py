@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.supervised import SupervisedConfig
-from smalti.models.backbone import BackboneConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -110,7 +110,7 @@ def supervised_montage_swin_t() -> Recipe:
         supervised_montage_r50(),
         name="supervised_montage_swin_t",
         published="COCO, Mask R-CNN Swin-T, 1x: +0.8 AP box, +0.7 mask over supervised training",
-        backbone=BackboneConfig(name="swin_tiny_patch4_window7_224", options={"drop_path_rate": 0.2}),
+        backbone=TimmBackbone(name="swin_tiny_patch4_window7_224", options={"drop_path_rate": 0.2}),
         method=SupervisedConfig(fpn=True, levels=4, label_smoothing=0.1),
         optimizer=OptimizerConfig(
             name="adamw",
@@ -131,7 +131,7 @@ def mcl_small() -> Recipe:
         name="mcl_small",
         source="our small version of mcl",
         views=_levels(32, 3, (_SMALL, _SMALL)),
-        backbone=BackboneConfig(name="resnet18", stem="stride8"),
+        backbone=TimmBackbone(name="resnet18", stem="stride8"),
         method=MCLConfig(level_weights=(1 / 2, 1 / 4, 1 / 4), channels=128, hidden=512, dim=128, region_size=4),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=5e-4),
         epochs=200,
@@ -145,7 +145,7 @@ def supervised_small() -> Recipe:
         name="supervised_small",
         source="our baseline with labels",
         views=(Crop(size=32, augmentation=_MIRROR),),
-        backbone=BackboneConfig(name="resnet18", stem="stride8"),
+        backbone=TimmBackbone(name="resnet18", stem="stride8"),
         method=SupervisedConfig(region_size=4),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.05, momentum=0.9, weight_decay=5e-4, warmup_epochs=5),
         epochs=200,

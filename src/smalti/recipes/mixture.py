@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.split import SplitBackbone
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes.moco_small import moco_v2_small
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
@@ -26,6 +27,7 @@ _CMC_SCALE = (0.08, 1.0)
 # The demonstration's crops; blur says nothing at 32 px.
 _CIFAR = Augmentation(blur=0.0)
 _LINEAR = ProjectorConfig(kind="linear", dim=128)
+_HALF = TimmBackbone(name="resnet50", width=0.5)  # either half of CMC
 
 
 def mixture_moco_in100_baseline() -> Recipe:
@@ -123,7 +125,7 @@ def mixture_moco_w2x_baseline() -> Recipe:
         mixture_moco_baseline(),
         name="mixture_moco_w2x_baseline",
         published="linear probe on ImageNet-1K, ResNet-50 w2x, 200 epochs: 64.6",
-        backbone=BackboneConfig(name="resnet50", width=2.0),
+        backbone=TimmBackbone(name="resnet50", width=2.0),
     )
 
 
@@ -181,7 +183,7 @@ def mixture_cmc_in100_baseline() -> Recipe:
         source=f"{_SOURCE}, table 5",
         published="linear probe on ImageNet-100, 800 epochs: 78.7",
         views=(crop,),
-        backbone=BackboneConfig(name="resnet50", width=0.5, split="ycbcr"),
+        backbone=SplitBackbone(half=_HALF, color_space="ycbcr"),
         method=CMCConfig(projector=_LINEAR, ema_momentum=0.99, queue=16384, temperature=0.07),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
@@ -241,7 +243,7 @@ def cmc() -> Recipe:
         name="cmc",
         source="CMC (arXiv:1906.05849), with image mixture's negatives",
         views=(crop,),
-        backbone=BackboneConfig(name="resnet50", width=0.5, split="lab"),
+        backbone=SplitBackbone(half=_HALF, color_space="lab"),
         method=CMCConfig(projector=_LINEAR, ema_momentum=0.999, queue=16384, temperature=0.07),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
@@ -259,7 +261,7 @@ def cmc_small() -> Recipe:
         source="our small version of CMC",
         published="",
         views=(crop,),
-        backbone=replace(base.backbone, width=0.5, split="ycbcr"),
+        backbone=SplitBackbone(half=TimmBackbone(name="resnet18", stem="stride8", width=0.5), color_space="ycbcr"),
         method=CMCConfig(ema_momentum=0.99, queue=4096, temperature=0.1, region_size=4),
     )
 

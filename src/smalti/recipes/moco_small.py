@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -21,7 +21,7 @@ def moco_v2_small() -> Recipe:
         source="MoCo's CIFAR-10 demonstration notebook",
         published="CIFAR-10, ResNet-18, 200 epochs, kNN: 82.6",
         views=(Crop(size=32, augmentation=_SMALL), Crop(size=32, augmentation=_SMALL)),
-        backbone=BackboneConfig(name="resnet18", stem="stride8"),
+        backbone=TimmBackbone(name="resnet18", stem="stride8"),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
             ema_momentum=0.99,

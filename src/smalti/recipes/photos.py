@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from smalti.methods.moco import MoCoConfig
-from smalti.models.backbone import BackboneConfig
 from smalti.models.heads import ProjectorConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes.moco_small import mosrep_moco_small
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
@@ -28,7 +28,7 @@ def photos_demo() -> Recipe:
         source="our demonstration",
         published="",
         views=(view, view, Mosaic(tile_size=24, max_shift=0, scale=(0.1, 0.6), augmentation=augmentation)),
-        backbone=BackboneConfig(
+        backbone=TimmBackbone(
             name="resnet18", stem="stride16", options={"layers": [1, 1, 1, 1], "channels": [24, 48, 96, 192]}
         ),
         method=MoCoConfig(

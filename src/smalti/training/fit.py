@@ -121,7 +121,7 @@ def make_module(
     """The untrained module of a recipe, its weights drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     normalize = statistics.normalize
-    method = recipe.method.build(recipe.backbone, DataInfo(normalize, class_names))
+    method = recipe.method.build(recipe.backbone.build(), DataInfo(normalize, class_names))
     for view in recipe.views:
         method.encoder().check_size(view.canvas_size)
     method.to(memory_format=torch.channels_last)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smalti.errors import UserError
-from smalti.methods.cmc import CMCConfig
 from smalti.methods.method import MethodConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
+from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.optim import OptimizerConfig
 from smalti.views.blocks import choose_block
 from smalti.views.plan import Composition
@@ -42,7 +42,7 @@ class Recipe:
     source: str = ""
     published: str = ""
     views: tuple[Composition, ...]
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig = field(default_factory=TimmBackbone)
     method: MethodConfig = field(default_factory=MoCoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 200
@@ -67,12 +67,6 @@ class Recipe:
                 f"a batch of {self.batch_size} in {self.accumulate} parts",
                 "a whole number of images a part",
                 "change --batch-size or --accumulate",
-            )
-        if self.backbone.split != "none" and not isinstance(self.method, CMCConfig):
-            raise UserError(
-                f"backbone.split {self.backbone.split!r} for {type(self.method).__name__}",
-                '"none": only CMC trains the halves against each other',
-                "leave --backbone.split out",
             )
         self.method.check(self.views)
 
