@@ -11,7 +11,7 @@ from smalti.methods.supervised import SupervisedConfig
 from smalti.recipes import get_recipe
 from smalti.recipes import mcl as module
 from smalti.views.loader import BatchOrder
-from smalti.views.montage import Montage, level_of
+from smalti.views.montage import Montage
 
 NAMES = [name for name in dir(module) if name.startswith(("mcl", "supervised"))]
 
@@ -26,7 +26,7 @@ def test_its_batch_can_be_dealt_onto_its_montages(name: str) -> None:
 
 def test_mcl_has_the_released_views() -> None:
     recipe = get_recipe("mcl")
-    assert [level_of(view) for view in recipe.views] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [view.level for view in recipe.views] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [view.canvas_size for view in recipe.views] == [224] * 8
     for side in (0, 1):  # BYOL's two augmentations, one a side
         (augmentation,) = {view.augmentation for view in recipe.views[side::2]}
@@ -75,7 +75,7 @@ def test_supervised_montages_are_read_at_their_levels_and_the_plain_classifier_i
         recipe = get_recipe(name)
         assert isinstance(recipe.method, SupervisedConfig)
         assert (recipe.epochs, recipe.method.fpn, recipe.method.levels) == (epochs, True, levels)
-        assert [level_of(view) for view in recipe.views] == list(range(levels))
+        assert [view.level for view in recipe.views] == list(range(levels))
         assert all(isinstance(view, Montage) for view in recipe.views[1:])
     plain = get_recipe("supervised_small")
     assert plain.method == SupervisedConfig(region_size=4)
