@@ -140,7 +140,7 @@ def _evaluate(arguments: list[str]) -> None:
         image_size: int = 0
         """Side at which the encoder sees them, pixels; 0 for the one it was trained at."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
+        """The network, where the file does not say: timm's name for it, or the recipe file that brings its own."""
         workers: int = 0
         """Processes that load images."""
         seed: int = 0
@@ -175,7 +175,7 @@ def _embed(arguments: list[str]) -> None:
         image_size: int = 0
         """Side at which the encoder sees them, pixels; 0 for the one it was trained at."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
+        """The network, where the file does not say: timm's name for it, or the recipe file that brings its own."""
         workers: int = 0
         """Processes that load images."""
 
@@ -209,7 +209,7 @@ def _export(arguments: list[str]) -> None:
         out: Path
         """The file to write; how to load it is written beside it."""
         backbone: str = ""
-        """The timm architecture of a foreign checkpoint, where it cannot be recognized."""
+        """The network, where the file does not say: timm's name for it, or the recipe file that brings its own."""
 
     from smalti.export.formats import FORMATS
 
@@ -347,8 +347,12 @@ def _value_of(option: str, arguments: list[str]) -> str | None:
 def _load(encoder: str, backbone: str) -> "Encoder":
     from smalti.models.checkpoints import load_encoder
     from smalti.models.timm_backbone import TimmBackbone
+    from smalti.recipes import get_recipe
 
-    return load_encoder(encoder, backbone=TimmBackbone(name=backbone) if backbone else None)
+    if not backbone:
+        return load_encoder(encoder)
+    is_file = backbone.endswith(".py")
+    return load_encoder(encoder, backbone=get_recipe(backbone).backbone if is_file else TimmBackbone(name=backbone))
 
 
 def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:

@@ -56,7 +56,8 @@ def test_regions_of_one_color_return_it(size: int) -> None:
 
 def test_patch_tokens_of_a_vit_are_pooled_where_their_patches_lie() -> None:
     torch.manual_seed(0)
-    backbone = Backbone(TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 4, "img_size": 32})).eval()
+    config = TimmBackbone(name="vit_tiny_patch16_224", options={"patch_size": 4, "img_size": 32})
+    backbone = Backbone(config.build()).eval()
     canvases = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         tokens = backbone.model.forward_features(canvases)  # class token, then patches row by row

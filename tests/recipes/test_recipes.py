@@ -34,7 +34,6 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
     module = make_module(recipe, EIGHT_BIT, order, class_names=("cat", "dog"))
     module.configure_optimizers()
-    assert module.method.encoder().config == recipe.backbone
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
