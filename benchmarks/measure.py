@@ -7,11 +7,31 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
+from smalti.images.statistics import PixelStatistics
+from smalti.training.hardware import resolve_precision
+from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
+from smalti.views.loader import BatchOrder
 
 Times = NDArray[np.float64]
+
+
+def begin(
+    recipe: Recipe,
+    statistics: PixelStatistics,
+    order: BatchOrder,
+    class_names: tuple[str, ...] = (),
+    device: str = "cpu",
+) -> tuple[TrainState, Fabric]:
+    """What `train_step` takes, for steps with nothing around them."""
+    fabric = Fabric(accelerator=device, devices=1, precision=resolve_precision(recipe.precision))
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, class_names)
+    state.to(fabric.device)
+    return state, fabric
 
 
 def interleave(

@@ -12,14 +12,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.bare import BareLoop
 from benchmarks.figures import Figure, show
-from benchmarks.measure import figure, interleave, use_one_core
+from benchmarks.measure import begin, figure, interleave, use_one_core
 from smalti.images.array import ArraySource
 from smalti.images.photos import photos
 from smalti.images.statistics import PixelStatistics
 from smalti.images.statistics import measure as measure_statistics
+from smalti.models.split import SplitBackbone
 from smalti.recipes import all_recipes, get_recipe
+from smalti.training.loop import train_step
 from smalti.training.recipe import Recipe
 from smalti.views.batch import canvases
 from smalti.views.canvas import Canvas
@@ -60,9 +61,8 @@ def measure(quick: bool = False) -> list[Figure]:
 
 def _beside_baseline(recipe: Recipe) -> Recipe:
     """The recipe on the baseline's backbone; two half-width ones where it splits colors."""
-    backbone = get_recipe(BASELINE).backbone
-    if getattr(recipe.backbone, "split", "none") != "none":
-        backbone = recipe.backbone
+    splits = isinstance(recipe.backbone, SplitBackbone)
+    backbone = recipe.backbone if splits else get_recipe(BASELINE).backbone
     return replace(recipe, backbone=backbone, batch_size=32, accumulate=1, block=0, precision="32")
 
 
@@ -71,15 +71,15 @@ class _Step:
 
     def __init__(self, recipe: Recipe, source: ArraySource, statistics: PixelStatistics) -> None:
         order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
-        self._loop = BareLoop(recipe, statistics, order, class_names=source.class_names)
+        self._state, self._fabric = begin(recipe, statistics, order, source.class_names)
         dataset = ViewDataset(source, recipe.views, order, statistics, "device")
-        self._views: list[Canvas] = canvases(dataset[0], recipe.views, self._loop.normalize)
+        self._views: list[Canvas] = canvases(dataset[0], recipe.views, self._state.normalize)
 
     def __call__(self, number: int) -> Tensor:
-        return self._loop.step(number, self._views)
+        return train_step(self._state, self._views, number, self._fabric).loss
 
     def state(self) -> Iterable[Tensor]:
-        return self._loop.method.state_dict().values()
+        return self._state.method.state_dict().values()
 
     def held_for_backward(self) -> int:
         """Bytes of the tensors that autograd keeps, weights and views left out."""
@@ -92,7 +92,7 @@ class _Step:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, _as_it_is):
-            self._loop.step(1, self._views)
+            self(1)
         return sum(found.values())
 
 

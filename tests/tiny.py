@@ -6,17 +6,24 @@ from typing import Any
 
 import tiny_recipe
 import torch
-from helpers import textured
+from helpers import EIGHT_BIT, textured
 from PIL import Image
 from safetensors import safe_open
 
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
+from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
+from smalti.views.loader import BatchOrder
 
 RECIPE_FILE = tiny_recipe.__file__
 IMAGES = 40
 STEPS = tiny_recipe.EPOCHS * IMAGES // tiny_recipe.BATCH  # 5 an epoch
 ENGINE = Engine(workers=0, logger="none", log_every=1, checkpoint_every=3, score_every=-1)
+
+
+def begin(recipe: Recipe, order: BatchOrder) -> TrainState:
+    return TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch)
 
 
 def write_photos(folder: Path, count: int = IMAGES, side: int = 40, seed: int = 0) -> Path:

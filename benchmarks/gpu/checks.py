@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
-from benchmarks.bare import BareLoop
 from benchmarks.gpu.scale import Scale
+from benchmarks.measure import begin
 from smalti.images.photos import photos
 from smalti.images.statistics import measure as measure_statistics
 from smalti.models.backbone import Backbone
@@ -18,8 +19,10 @@ from smalti.models.batch_norm import split_batch_norm
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine, fit
-from smalti.training.module import Pretraining
+from smalti.training.hardware import resolve_precision
+from smalti.training.loop import train_step
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.batch import Batch, canvases
 from smalti.views.loader import BatchOrder, ViewDataset
 from smalti.views.render_device import render
@@ -54,14 +57,17 @@ def executors(scale: Scale) -> dict[str, Any]:
 def steps(name: str, scale: Scale) -> dict[str, Any]:
     """Three steps of a recipe in the machine's precision, channels last: finite losses, and weights that moved."""
     recipe = scale.small(name, epochs=1)
-    loop, batches = _loop_and_batches(recipe, scale, count=3)
-    before = next(loop.method.encoder().parameters()).detach().clone()
-    losses = [float(loop.step(n, canvases(batch, recipe.views, loop.normalize))) for n, batch in enumerate(batches)]
-    weight = next(loop.method.encoder().parameters())
+    state, fabric, batches = _begin(recipe, scale, count=3)
+    before = next(state.method.encoder().parameters()).detach().clone()
+    losses = [
+        float(train_step(state, canvases(batch, recipe.views, state.normalize), n, fabric).loss)
+        for n, batch in enumerate(batches)
+    ]
+    weight = next(state.method.encoder().parameters())
     return {
         "ok": bool(np.isfinite(losses).all() and not torch.equal(before, weight)),
         "losses": losses,
-        "bfloat16": bool(loop.autocast.fast_dtype == torch.bfloat16 and loop.autocast._enabled),
+        "bfloat16": resolve_precision(recipe.precision) == "bf16-mixed",
     }
 
 
@@ -87,7 +93,7 @@ def resume(scale: Scale) -> dict[str, Any]:
     statistics = measure_statistics(source)
     engine = Engine(logger="none", checkpoint_every=2, score_every=-1, workers=0)
 
-    def train(run: str, export: Callable[[Backbone], None] = lambda backbone: None) -> Pretraining:
+    def train(run: str, export: Callable[[Backbone], None] = lambda backbone: None) -> TrainState:
         return fit(source, RunFolder(run), recipe, statistics, engine=engine, export=export, resume=True)
 
     def cut_off(_backbone: Backbone) -> None:
@@ -108,11 +114,11 @@ def resume(scale: Scale) -> dict[str, Any]:
     }
 
 
-def _loop_and_batches(recipe: Recipe, scale: Scale, count: int) -> tuple[BareLoop, list[Batch]]:
+def _begin(recipe: Recipe, scale: Scale, count: int) -> tuple[TrainState, Fabric, list[Batch]]:
     source = photos(size=32)
     statistics = measure_statistics(source)
     order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
     dataset = ViewDataset(source, recipe.views, order, statistics, "device")
     device = torch.device(scale.device)
-    loop = BareLoop(recipe, statistics, order, scale.device, source.class_names)
-    return loop, [dataset[n].to(device) for n in range(count)]
+    state, fabric = begin(recipe, statistics, order, source.class_names, scale.device)
+    return state, fabric, [dataset[n].to(device) for n in range(count)]

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
-from benchmarks.bare import BareLoop
 from benchmarks.gpu.scale import Scale
 from benchmarks.gpu.timing import described, device_times
+from benchmarks.measure import begin
 from benchmarks.shares import apart, mosaic_of, pooling
 from smalti.images.statistics import PixelStatistics
 from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD
+from smalti.training.loop import train_step
+from smalti.training.state import TrainState
 from smalti.views.batch import Batch, canvases
 from smalti.views.canvas import Canvas
 from smalti.views.loader import BatchOrder
@@ -29,7 +32,7 @@ def large_step(scale: Scale) -> dict[str, Any]:
     """Times and shares; the targets are in `targets`."""
     recipe = scale.large("mosrep_moco")
     order = BatchOrder(num_images=64 * scale.batch, batch_size=scale.batch, seed=0)
-    loop = BareLoop(recipe, _STATISTICS, order, scale.device)
+    state, fabric = begin(recipe, _STATISTICS, order, device=scale.device)
     generator = torch.Generator(scale.device).manual_seed(0)
     stored = torch.randint(
         256,
@@ -42,15 +45,15 @@ def large_step(scale: Scale) -> dict[str, Any]:
 
     def making(views: tuple[Composition, ...]) -> Callable[[int], list[Canvas]]:
         batches = [_batch(views, stored, order, step) for step in range(_BATCHES)]
-        return lambda step: canvases(batches[step % _BATCHES], views, loop.normalize)
+        return lambda step: canvases(batches[step % _BATCHES], views, state.normalize)
 
     make = making(recipe.views)
     ready = make(0)
-    maps = _maps(loop, ready[2].pixels)
+    maps = _maps(state, fabric, ready[2].pixels)
     seconds = device_times(
         {
-            "whole step": lambda step: loop.step(step, make(step)),
-            "step on ready tensors": lambda step: loop.step(step, ready),
+            "whole step": lambda step: train_step(state, make(step), step, fabric),
+            "step on ready tensors": lambda step: train_step(state, ready, step, fabric),
             "views": make,
             "mosaics": making((mosaic,)),
             "the same tiles apart": making((apart(mosaic),)),
@@ -87,6 +90,6 @@ def _batch(views: tuple[Composition, ...], stored: torch.Tensor, order: BatchOrd
 
 
 @torch.no_grad()
-def _maps(loop: BareLoop, pixels: torch.Tensor) -> torch.Tensor:
-    with loop.autocast:
-        return loop.method.encoder()(pixels).map
+def _maps(state: TrainState, fabric: Fabric, pixels: torch.Tensor) -> torch.Tensor:
+    with fabric.autocast():
+        return state.method.encoder()(pixels).map

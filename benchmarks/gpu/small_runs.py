@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from benchmarks.bare import BareLoop
 from benchmarks.gpu.scale import Scale
+from benchmarks.measure import begin
 from smalti import api
 from smalti.images.catalog import open_source
 from smalti.images.statistics import measure as measure_statistics
 from smalti.runs import RunFolder
 from smalti.training.fit import Engine
 from smalti.training.hardware import available_cores
+from smalti.training.loop import train_step
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.loader import BatchOrder
 
@@ -63,7 +64,7 @@ def lightly_speed(data: Path, scale: Scale, seconds: float = 60.0) -> dict[str, 
     )
     source = open_source(data, "train")
     order = BatchOrder(num_images=len(source), batch_size=recipe.batch_size, seed=0)
-    loop = BareLoop(recipe, measure_statistics(source), order, scale.device)
+    state, fabric = begin(recipe, measure_statistics(source), order, device=scale.device)
     loader = DataLoader(
         ImageFolder(str(data / "train"), transform),
         recipe.batch_size,
@@ -75,7 +76,7 @@ def lightly_speed(data: Path, scale: Scale, seconds: float = 60.0) -> dict[str, 
     )
     done, start = 0, 0.0
     for step, (views, _) in enumerate(_forever(loader)):
-        loop.step(step, _canvases(views, scale.device))
+        train_step(state, _canvases(views, scale.device), step, fabric)
         if scale.device == "cuda":
             torch.cuda.synchronize()
         if step == 4:  # the loader has filled its queues, the libraries have chosen their kernels

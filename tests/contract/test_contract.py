@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from contract_helpers import BATCH, COMPOSITIONS, METHODS, STANDARD, VARIANTS, System, classes_below, systems
 from helpers import EIGHT_BIT, LabeledSource, run_in_processes, textured
+from lightning_fabric import Fabric
 from timm.layers import DropPath
 from torch import Tensor
 
@@ -18,11 +19,12 @@ from smalti.methods.method import DataInfo, Method, MethodConfig, Progress
 from smalti.models.momentum import update_targets
 from smalti.normalize import Normalize
 from smalti.runs import RunFolder
-from smalti.training.callbacks import Logging
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
-from smalti.training.fit import Engine, fit, make_module
-from smalti.training.module import Pretraining
+from smalti.training.fit import Engine, fit
+from smalti.training.log import Log
+from smalti.training.loop import train_step
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.batch import canvases
 from smalti.views.canvas import Canvas
 from smalti.views.loader import BatchOrder, ViewDataset
@@ -103,17 +105,17 @@ def test_gradients_reach_all_that_learns_and_nothing_else(system: System) -> Non
 @pytest.mark.parametrize("system", SYSTEMS, ids=str)
 def test_a_checkpoint_in_the_middle_of_an_epoch_holds_everything(system: System, tmp_path: Path) -> None:
     """What goes on from it, after other weights and other buffers, ends the same to the bit."""
-    straight, optimizer = begin(recipe_of(system))
-    train(straight, optimizer, until=4)
-    save_checkpoint(tmp_path / "last.ckpt", straight, optimizer)
-    train(straight, optimizer, until=6)
+    straight = begin(recipe_of(system))
+    train(straight, until=4)
+    save_checkpoint(tmp_path / "last.ckpt", straight)
+    train(straight, until=6)
 
-    resumed, _ = begin(recipe_of(system))
+    resumed = begin(recipe_of(system))
     with torch.no_grad():
         for tensor in resumed.method.state_dict().values():
             tensor += 1
     load_checkpoint(tmp_path / "last.ckpt", resumed)
-    train(resumed, resumed.configure_optimizers(), until=6)
+    train(resumed, until=6)
     expected, found = straight.method.state_dict(), resumed.method.state_dict()
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -133,24 +135,16 @@ def recipe_of(system: System) -> Recipe:
     )
 
 
-def begin(recipe: Recipe) -> tuple[Pretraining, torch.optim.Optimizer]:
-    module = make_module(recipe, EIGHT_BIT, ORDER, SOURCE.class_names)
-    return module, module.configure_optimizers()
+def begin(recipe: Recipe) -> TrainState:
+    return TrainState.begin(recipe, NORMALIZE, ORDER.steps_per_epoch, SOURCE.class_names)
 
 
-def train(module: Pretraining, optimizer: torch.optim.Optimizer, until: int) -> None:
+def train(state: TrainState, until: int) -> None:
     """The engine's steps without the engine."""
-    dataset = ViewDataset(SOURCE, module.recipe.views, ORDER, EIGHT_BIT, "device")
-    for step in range(module.next_step, until):
-        batch = module.on_after_batch_transfer(dataset[step], 0)
-
-        def closure(batch: Any = batch) -> Tensor:
-            optimizer.zero_grad()
-            loss = module.training_step(batch, 0)
-            loss.backward()
-            return loss
-
-        module.optimizer_step(0, 0, optimizer, closure)
+    dataset, fabric = ViewDataset(SOURCE, state.recipe.views, ORDER, EIGHT_BIT, "device"), Fabric(accelerator="cpu")
+    for step in range(state.next_step, until):
+        train_step(state, canvases(dataset[step], state.recipe.views, NORMALIZE), step, fabric)
+        state.next_step = step + 1
 
 
 class StopError(Exception):
@@ -165,19 +159,19 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(method: str, tmp_path: Path, m
 
     def run(name: str) -> dict[str, Any]:
         folder = RunFolder(tmp_path / name)
-        module = fit(SOURCE, folder, recipe, EIGHT_BIT, engine=engine, export=lambda backbone: None, resume=True)
-        return module.method.state_dict()
+        state = fit(SOURCE, folder, recipe, EIGHT_BIT, engine=engine, export=lambda backbone: None, resume=True)
+        return state.method.state_dict()
 
     straight = run("straight")
-    end = Logging.on_train_batch_end
+    log_step = Log.step
 
-    def stopping(self: Logging, trainer: Any, module: Any, *rest: Any) -> None:
-        if module.next_step == 5:  # the second of three steps of the second epoch; the fourth is saved
+    def stopping(self: Log, state: TrainState, values: Any) -> None:
+        if state.next_step == 5:  # the second of three steps of the second epoch; the fourth is saved
             raise StopError
-        end(self, trainer, module, *rest)
+        log_step(self, state, values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Logging, "on_train_batch_end", stopping)
+        patch.setattr(Log, "step", stopping)
         with pytest.raises(StopError):
             run("stopped")
     resumed = run("stopped")

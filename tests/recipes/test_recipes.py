@@ -10,9 +10,9 @@ import tiny_teacher
 from smalti.errors import UserError
 from smalti.methods.affinity import AffinityConfig
 from smalti.recipes import all_recipes, get_recipe
-from smalti.training.fit import make_module
 from smalti.training.optim import scale_learning_rate
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.crops import Crop
 from smalti.views.loader import BatchOrder
 from smalti.views.mosaic import Mosaic
@@ -32,8 +32,7 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
         view.check_block(order.block_size)
     if isinstance(recipe.method, AffinityConfig):
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
-    module = make_module(recipe, EIGHT_BIT, order, class_names=("cat", "dog"))
-    module.configure_optimizers()
+    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"))
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from lightning_fabric import Fabric
 
-from benchmarks.bare import BareLoop
 from smalti.images.array import ArraySource
 from smalti.images.photos import photos
 from smalti.images.statistics import PixelStatistics, measure
@@ -27,7 +26,9 @@ from smalti.models.backbone import BackboneConfig
 from smalti.models.split import SplitBackbone
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes import all_recipes, get_recipe
+from smalti.training.loop import train_step
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.batch import canvases
 from smalti.views.loader import BatchOrder, ViewDataset
 
@@ -131,15 +132,15 @@ def _train(recipe: Recipe, steps: int) -> Iterator[float]:
     count = recipe.batch_size * STEPS
     source = Subset(everything, np.arange(count) * len(everything) // count)
     order = BatchOrder(num_images=count, batch_size=recipe.batch_size, seed=recipe.seed)
-    loop = BareLoop(recipe, statistics, order, class_names=source.class_names)
-    loop.method.double()
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
+    state.method.double()
+    fabric = Fabric(accelerator="cpu", devices=1)
     dataset = ViewDataset(source, recipe.views, order, statistics, "device")
     for step in range(steps):
         batch = dataset[step]
         assert batch.images is not None
         batch.images = batch.images.double() / 255
-        torch.manual_seed(step)
-        yield float(loop.step(step, canvases(batch, recipe.views, loop.normalize)))
+        yield float(train_step(state, canvases(batch, recipe.views, state.normalize), step, fabric).loss)
 
 
 def main() -> None:

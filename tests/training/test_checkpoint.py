@@ -7,25 +7,23 @@ import pytest
 import tiny
 import tiny_recipe
 import torch
-from helpers import EIGHT_BIT
 
 from smalti.errors import UserError
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.training.checkpoint import load_checkpoint, save_checkpoint
-from smalti.training.fit import make_module
-from smalti.training.module import Pretraining
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.loader import BatchOrder
 
 
-def module_of(recipe: Recipe) -> Pretraining:
-    return make_module(recipe, EIGHT_BIT, BatchOrder(num_images=40, batch_size=recipe.micro_batch, seed=0))
+def begin(recipe: Recipe) -> TrainState:
+    return tiny.begin(recipe, BatchOrder(num_images=40, batch_size=recipe.micro_batch, seed=0))
 
 
-def save(path: Path, seed: int = 0) -> Pretraining:
-    module = module_of(tiny_recipe.recipe(seed=seed))
-    save_checkpoint(path, module, module.configure_optimizers())
-    return module
+def save(path: Path, seed: int = 0) -> TrainState:
+    state = begin(tiny_recipe.recipe(seed=seed))
+    save_checkpoint(path, state)
+    return state
 
 
 @pytest.mark.parametrize("written", [0, 1000])
@@ -42,7 +40,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
     monkeypatch.setattr(torch, "save", failing)
     with pytest.raises(OSError, match="No space"):
         save(path, seed=2)
-    found = module_of(tiny_recipe.recipe())
+    found = begin(tiny_recipe.recipe())
     load_checkpoint(path, found)
     tiny.assert_same_state(found.method.state_dict(), old.method.state_dict())
     assert list(tmp_path.iterdir()) == [path]
@@ -52,23 +50,22 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) 
     save(tmp_path / "last.ckpt")
     other = tiny_recipe.recipe(backbone=TimmBackbone(name="resnet18", stem="stride16"))
     with pytest.raises(UserError, match=r"got checkpoint .*last.ckpt: .*; expected a checkpoint of this recipe"):
-        load_checkpoint(tmp_path / "last.ckpt", module_of(other))
+        load_checkpoint(tmp_path / "last.ckpt", begin(other))
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"PK\x03\x04 half of one"])
 def test_a_damaged_checkpoint_is_refused_in_one_line(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(damage)
     with pytest.raises(UserError, match=r"^got checkpoint [^\n]*$"):
-        load_checkpoint(tmp_path / "last.ckpt", module_of(tiny_recipe.recipe()))
+        load_checkpoint(tmp_path / "last.ckpt", begin(tiny_recipe.recipe()))
 
 
 def test_the_optimizer_goes_on_from_its_own_state(tmp_path: Path) -> None:
-    module = module_of(tiny_recipe.recipe())
-    optimizer = module.configure_optimizers()
-    for parameter in module.method.query_network.parameters():
+    state = begin(tiny_recipe.recipe())
+    for parameter in state.method.query_network.parameters():
         parameter.grad = torch.full_like(parameter, 0.5)
-    optimizer.step()
-    save_checkpoint(tmp_path / "last.ckpt", module, optimizer)
-    found = module_of(tiny_recipe.recipe())
+    state.optimizer.step()
+    save_checkpoint(tmp_path / "last.ckpt", state)
+    found = begin(tiny_recipe.recipe())
     load_checkpoint(tmp_path / "last.ckpt", found)
-    tiny.assert_same_state(found.configure_optimizers().state_dict(), optimizer.state_dict())
+    tiny.assert_same_state(found.optimizer.state_dict(), state.optimizer.state_dict())

@@ -18,8 +18,10 @@ from smalti.methods.method import Step
 from smalti.methods.moco import MoCo
 from smalti.models.checkpoints import load_encoder
 from smalti.runs import RunFolder
+from smalti.training import loop
 from smalti.training.fit import fit
-from smalti.training.module import Pretraining
+from smalti.training.loop import train_step
+from smalti.training.state import TrainState
 
 
 def train(run: Path, log_every: int = 1) -> None:
@@ -55,14 +57,13 @@ def test_the_step_and_the_last_good_checkpoint_are_named(
 def test_weights_are_not_saved_when_only_their_last_step_was_too_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Pretraining.optimizer_step
+    def spoilt(state: TrainState, views: Any, step: int, *rest: Any) -> Step:
+        result = train_step(state, views, step, *rest)
+        if step + 1 == tiny.STEPS:
+            next(state.method.parameters()).data.fill_(math.nan)
+        return result
 
-    def spoilt(self: Pretraining, *args: Any) -> None:
-        step(self, *args)
-        if self.next_step == tiny.STEPS:
-            next(self.method.parameters()).data.fill_(math.nan)
-
-    monkeypatch.setattr(Pretraining, "optimizer_step", spoilt)
+    monkeypatch.setattr(loop, "train_step", spoilt)
     with pytest.raises(UserError, match=f"weights that are NaN or infinite at step {tiny.STEPS};"):
         train(tmp_path)
     assert tiny.checkpoint_of(tmp_path)["next_step"] == tiny.STEPS // 3 * 3

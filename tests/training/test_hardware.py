@@ -3,13 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
-from helpers import EIGHT_BIT
 
 from smalti.models.backbone import Backbone
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.recipes import get_recipe
-from smalti.training.fit import make_module
 from smalti.training.hardware import unfuse_attention
 from smalti.views.loader import BatchOrder
 
@@ -36,7 +35,7 @@ def test_only_bfloat16_on_a_cpu_goes_without(
     order = BatchOrder(num_images=16, batch_size=8, seed=0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr("smalti.methods.dino.synchronize_batch_norm", lambda network: None)
-    assert fused(make_module(recipe, EIGHT_BIT, order)) == kept
+    assert fused(tiny.begin(recipe, order).method) == kept
 
 
 def fused(network: torch.nn.Module) -> bool:

@@ -11,10 +11,10 @@ import processes
 import pytest
 import tiny
 import tiny_recipe
+from smalti.training.callbacks import Logging
 
 from smalti import api
 from smalti.runs import RunFolder
-from smalti.training.callbacks import Logging
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from helpers import EIGHT_BIT, ListSource, textured
 
 from smalti.models.momentum import update_targets
 from smalti.runs import RunFolder
-from smalti.training import module as module_file
-from smalti.training.fit import fit, make_module
-from smalti.training.module import Pretraining
+from smalti.training import loop
+from smalti.training.fit import fit
 from smalti.training.optim import OptimizerConfig
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.batch import canvases
 from smalti.views.loader import BatchOrder, ViewDataset
 
@@ -25,7 +25,7 @@ OPTIMIZER = OptimizerConfig(base_lr=BASE_LR, warmup_epochs=WARMUP_EPOCHS, moment
 SOURCE = ListSource(textured(tiny.IMAGES, side=40))
 
 
-def train(recipe: Recipe, run: Path) -> Pretraining:
+def train(recipe: Recipe, run: Path) -> TrainState:
     return fit(SOURCE, RunFolder(run), recipe, EIGHT_BIT, engine=tiny.ENGINE, export=lambda backbone: None)
 
 
@@ -51,7 +51,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         noted.append(("targets", max(errors)))
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting_step)
-    monkeypatch.setattr(module_file, "update_targets", noting_update)
+    monkeypatch.setattr(loop, "update_targets", noting_update)
     return noted
 
 
@@ -81,7 +81,7 @@ def test_rates_and_momentum_follow_optimizer_steps(
 def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp_path: Path) -> None:
     recipe = tiny_recipe.recipe(batch_size=16, accumulate=2, optimizer=OPTIMIZER, epochs=1, executor="host")
     order = BatchOrder(num_images=tiny.IMAGES, batch_size=8, seed=recipe.seed)
-    by_hand = make_module(recipe, EIGHT_BIT, order)
+    by_hand = tiny.begin(recipe, order)
     dataset = ViewDataset(SOURCE, recipe.views, order, EIGHT_BIT)
     for step in range(2):  # gradients of the parts add up in .grad
         views = canvases(dataset[step], recipe.views, by_hand.normalize)
@@ -96,7 +96,7 @@ def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp
             trained.extend(p.detach().clone() for p in pairs[0].online.parameters())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module_file, "update_targets", stop_after_one_step)
+        patch.setattr(loop, "update_targets", stop_after_one_step)
         train(recipe, tmp_path)
     for found, wanted in zip(trained, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
@@ -105,8 +105,7 @@ def test_an_accumulated_step_moves_weights_by_the_mean_gradient_of_its_parts(tmp
 def test_a_batch_in_parts_takes_the_rate_of_the_whole() -> None:
     order = BatchOrder(num_images=40, batch_size=8, seed=0)
     whole, parts = (
-        make_module(tiny_recipe.recipe(batch_size=16, accumulate=n, optimizer=OPTIMIZER), EIGHT_BIT, order)
-        for n in (1, 2)
+        tiny.begin(tiny_recipe.recipe(batch_size=16, accumulate=n, optimizer=OPTIMIZER), order) for n in (1, 2)
     )
     assert max(map(whole.learning_rate, range(20))) == max(map(parts.learning_rate, range(16))) == BASE_LR / 16
 
@@ -116,12 +115,12 @@ def test_the_rate_may_drop_in_steps_and_the_decay_may_rise() -> None:
         name="adamw", base_lr=BASE_LR, drops=(1.0, 3.0), weight_decay=0.1, final_weight_decay=0.5
     )
     order = BatchOrder(num_images=40, batch_size=8, seed=0)
-    module = make_module(tiny_recipe.recipe(optimizer=optimizer), EIGHT_BIT, order)
+    state = tiny.begin(tiny_recipe.recipe(optimizer=optimizer), order)
     peak = BASE_LR * 8 / 256
     expected = [peak] * 5 + [peak / 10] * 10 + [peak / 100] * 5
-    assert [module.learning_rate(step) for step in range(20)] == pytest.approx(expected)
-    assert [module.weight_decay(step) for step in (0, 10)] == pytest.approx([0.1, 0.3])
-    assert module.weight_decay(19) < 0.5
+    assert [state.learning_rate(step) for step in range(20)] == pytest.approx(expected)
+    assert [state.weight_decay(step) for step in (0, 10)] == pytest.approx([0.1, 0.3])
+    assert state.weight_decay(19) < 0.5
 
 
 def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimizer(
@@ -142,7 +141,7 @@ def test_a_rising_decay_and_a_clipped_gradient_reach_the_optimizer(
     optimizer = OptimizerConfig(
         weight_decay=0.1, final_weight_decay=0.3, decay_norm_and_bias=False, clip_norm=0.01, base_lr=0.1
     )
-    module = train(tiny_recipe.recipe(optimizer=optimizer, epochs=1), tmp_path)
-    assert [decay for decay, _, _ in noted] == [module.weight_decay(step) for step in range(5)]
+    state = train(tiny_recipe.recipe(optimizer=optimizer, epochs=1), tmp_path)
+    assert [decay for decay, _, _ in noted] == [state.weight_decay(step) for step in range(5)]
     assert {spared for _, spared, _ in noted} == {0.0}
     assert max(norm for _, _, norm in noted) == pytest.approx(0.01, rel=1e-3)

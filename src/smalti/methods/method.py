@@ -72,6 +72,10 @@ class Method(nn.Module, ABC):
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """One step's loss."""
 
+    def after_backward(self, progress: Progress) -> None:
+        """Change gradients before they are clipped and used, where a method must; most leave them as they are."""
+        return
+
     @abstractmethod
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         """What the engine moves after every real optimizer step."""

@@ -4,42 +4,83 @@ Queue, running statistics and momentum weights are in the method's state diction
 the schedules and all random numbers follow from the number of the next step.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from smalti.distributed import rank
 from smalti.errors import UserError
 from smalti.files import atomic
-from smalti.training.module import Pretraining
+from smalti.models.backbone import Backbone
+from smalti.runs import RunFolder
+from smalti.training.state import TrainState
+from smalti.training.watch import Watch
+
+_AGE, _OLD_AGE = 60, 600  # seconds
 
 
-def save_checkpoint(path: Path, module: Pretraining, optimizer: torch.optim.Optimizer) -> None:
+class Saver:
+    """A checkpoint at the end of an epoch if the last is a minute old, whenever it is ten minutes old, and at the end.
+
+    Args:
+        run: the run folder.
+        every: steps between checkpoints in place of these times; 0 for the times.
+        export: writes the encoder file of a backbone.
+        watch: forbids checkpoints of a run that has left the finite numbers.
+    """
+
+    def __init__(self, run: RunFolder, every: int, export: Callable[[Backbone], object], watch: Watch) -> None:
+        self._run, self._every, self._export, self._watch = run, every, export, watch
+        self._saved_at = time.monotonic()
+
+    def step(self, state: TrainState) -> None:
+        """Save what the step left, if a checkpoint is due."""
+        if not self._is_due(state):
+            return
+        if rank() == 0 and self._watch.allows_saving(state):
+            # The checkpoint comes last: a run stopped between the two makes the encoder again.
+            self._export(state.method.encoder())
+            save_checkpoint(self._run.checkpoint, state)
+        self._saved_at = time.monotonic()
+
+    def _is_due(self, state: TrainState) -> bool:
+        if state.next_step % state.recipe.accumulate:
+            return False  # gradients of half a batch are not saved
+        if state.finished or self._every:
+            return state.finished or state.next_step % self._every == 0
+        age = time.monotonic() - self._saved_at
+        return age > _OLD_AGE or (age > _AGE and state.next_step % state.steps_per_epoch == 0)
+
+
+def save_checkpoint(path: Path, state: TrainState) -> None:
     """Write the run's state; the file appears whole or not at all."""
-    state = {
-        "next_step": module.next_step,
-        "method": module.method.state_dict(),
-        "optimizer": optimizer.state_dict(),
+    saved = {
+        "next_step": state.next_step,
+        "method": state.method.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
     }
     with atomic(path) as temporary:
-        torch.save(state, temporary)
+        torch.save(saved, temporary)
 
 
-def load_checkpoint(path: Path, module: Pretraining) -> None:
-    """Put the module where the checkpoint left off; its optimizer takes its state when it is made.
+def load_checkpoint(path: Path, state: TrainState) -> None:
+    """Put the state where the checkpoint left off.
 
     Raises:
-        UserError: the file is not a checkpoint of this run's method.
+        UserError: the file is not a checkpoint of this recipe.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        module.method.load_state_dict(state["method"])
-    except (RuntimeError, KeyError, OSError, EOFError, UnpicklingError) as error:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state.method.load_state_dict(saved["method"])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.next_step = saved["next_step"]
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, UnpicklingError) as error:
         # torch's advice for what it cannot unpickle is to run the code in it.
         reason = "damaged" if isinstance(error, UnpicklingError) else (str(error) or type(error).__name__)
         raise UserError(
             f"checkpoint {path}: {reason.splitlines()[0]}", "a checkpoint of this recipe", "give another --out"
         ) from error
-    module.next_step = state["next_step"]
-    module.optimizer_state = state["optimizer"]

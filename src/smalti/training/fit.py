@@ -1,18 +1,14 @@
 """Pre-training, from a source of images to a run folder."""
 
 import hashlib
-import importlib.util
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from smalti.distributed import is_first
@@ -22,14 +18,15 @@ from smalti.images.ledger import BadFiles
 from smalti.images.memory import load_into_memory
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
-from smalti.methods.method import DataInfo
 from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
-from smalti.training.callbacks import Logging, Monitor, Saving, Watching
-from smalti.training.checkpoint import load_checkpoint
-from smalti.training.hardware import available_cores, resolve_precision, unfuse_attention
-from smalti.training.module import Pretraining
+from smalti.training.checkpoint import Saver, load_checkpoint
+from smalti.training.hardware import available_cores, resolve_precision
+from smalti.training.log import Log, Tracker
+from smalti.training.loop import train
 from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
+from smalti.training.watch import Monitor, Watch
 from smalti.views.batch import Batch
 from smalti.views.loader import BatchOrder, ViewDataset, make_loader
 
@@ -51,7 +48,7 @@ class Engine:
     devices: int = 1
     nodes: int = 1
     workers: int = -1
-    logger: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    logger: Tracker = "tensorboard"
     log_every: int = 10
     checkpoint_every: int = 0
     score_every: int = 0
@@ -77,7 +74,7 @@ def fit(
     monitors: Sequence[Monitor] = (),
     resume: bool = False,
     begun: Callable[[], object] = lambda: None,
-) -> Pretraining:
+) -> TrainState:
     """Train from where `run` stands, or from the start, to the end.
 
     Args:
@@ -99,99 +96,65 @@ def fit(
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block_size)
     order.share(engine.devices * engine.nodes)
+    order.check_parts(recipe.accumulate)
     for view in recipe.views:
         view.check_block(order.block_size)
-    module = make_module(recipe, statistics, order, source.class_names)
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
     if is_first():  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
         begun()
     if resume and run.checkpoint.exists():
-        load_checkpoint(run.checkpoint, module)
+        load_checkpoint(run.checkpoint, state)
     if is_first():
-        run.tidy(module.next_step)
-    if module.next_step < module.total_steps:
-        module.loader = partial(_make_loader, module, source, order, statistics, engine)
-        _train(module, run, ledger, engine, export, monitors)
-    return module
+        run.tidy(state.next_step)
+    if not state.finished:
+        fabric = _launch(recipe, engine)
+        state.to(fabric.device)
+        loader = _make_loader(state, source, order, statistics, engine, fabric)
+        log = Log(run, state, engine.log_every, engine.logger)
+        scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
+        watch = Watch(run, ledger, log, monitors, scored, engine.log_every)
+        train(state, loader, fabric, log, watch, Saver(run, engine.checkpoint_every, export, watch))
+    return state
 
 
-def make_module(
-    recipe: Recipe, statistics: PixelStatistics, order: BatchOrder, class_names: tuple[str, ...] = ()
-) -> Pretraining:
-    """The untrained module of a recipe, its weights drawn from the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    normalize = statistics.normalize
-    method = recipe.method.build(recipe.backbone.build(), DataInfo(normalize, class_names))
-    for view in recipe.views:
-        method.encoder().check_size(view.canvas_size)
-    method.to(memory_format=torch.channels_last)
-    if resolve_precision(recipe.precision) == "bf16-mixed" and not torch.cuda.is_available():
-        unfuse_attention(method)
-    steps_per_epoch = order.steps_per_epoch // recipe.accumulate * recipe.accumulate
-    order.check_parts(recipe.accumulate)
-    return Pretraining(method, recipe, normalize, steps_per_epoch)
+def _launch(recipe: Recipe, engine: Engine) -> Fabric:
+    """Start the other processes, or find them, and choose the device and the precision."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    several = engine.devices * engine.nodes > 1
+    fabric = Fabric(
+        accelerator="auto",
+        devices=engine.devices,
+        num_nodes=engine.nodes,
+        # Running statistics and the queue need no broadcast: the one is each process's own, the other already equal.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        precision=resolve_precision(recipe.precision),
+    )
+    fabric.launch()
+    return fabric
 
 
 def _make_loader(
-    module: Pretraining,
+    state: TrainState,
     source: ImageSource,
     order: BatchOrder,
     statistics: PixelStatistics,
     engine: Engine,
-    rank: int,
-    world_size: int,
+    fabric: Fabric,
 ) -> DataLoader[Batch]:
     in_memory = isinstance(source, ArraySource)
-    executor = module.recipe.executor
+    executor = state.recipe.executor
     if executor == "auto":
         executor = "device" if in_memory else "host"
-    dataset = ViewDataset(source, module.recipe.views, order, statistics, executor, rank, world_size)
+    dataset = ViewDataset(
+        source, state.recipe.views, order, statistics, executor, fabric.global_rank, fabric.world_size
+    )
     workers = engine.workers
     if workers < 0:
         # Images in memory need no decoding: on a CPU a worker would only take a core from the network.
         workers = 0 if in_memory and not torch.cuda.is_available() else available_cores() // engine.devices
-    steps = range(module.next_step, module.total_steps)
+    steps = range(state.next_step, state.total_steps)
     return make_loader(dataset, steps, workers, pin_memory=torch.cuda.is_available())
-
-
-def _train(
-    module: Pretraining,
-    run: RunFolder,
-    ledger: BadFiles,
-    engine: Engine,
-    export: Callable[[Backbone], object],
-    monitors: Sequence[Monitor],
-) -> None:
-    recipe = module.recipe
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it would tell of one epoch, see below
-    log = Logging(run, engine.log_every)
-    scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=engine.devices,
-        num_nodes=engine.nodes,
-        strategy=_strategy(engine),
-        precision=resolve_precision(recipe.precision),
-        max_epochs=1,  # to Lightning the whole run is one pass over a loader that begins at the next step
-        accumulate_grad_batches=recipe.accumulate,
-        callbacks=[
-            log,
-            Watching(run, ledger.merge, monitors, scored, log, engine.log_every),
-            Saving(run, engine.checkpoint_every, export),
-        ],
-        logger=_logger(engine, run),
-        log_every_n_steps=1,  # said by `Logging` alone; more than a run has steps would be warned of
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # a frozen teacher
-        warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")
-        trainer.fit(module)
 
 
 def _scored_epochs(epochs: int, every: int) -> set[int]:
@@ -199,22 +162,6 @@ def _scored_epochs(epochs: int, every: int) -> set[int]:
         return set()
     every = every or max(1, round(epochs / 10))
     return set(range(every, epochs, every)) | {epochs}
-
-
-def _strategy(engine: Engine) -> Strategy | str:
-    # Running statistics and the queue need no broadcast: the one is each process's own, the other already equal.
-    several = engine.devices * engine.nodes > 1
-    return DDPStrategy(broadcast_buffers=False) if several else "auto"
-
-
-def _logger(engine: Engine, run: RunFolder) -> Logger | bool:
-    if engine.logger == "tensorboard":
-        return TensorBoardLogger(run.path, name="", version="tensorboard")
-    if engine.logger == "wandb":
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError("--logger wandb without the package", "wandb installed", "pip install 'smalti[wandb]'")
-        return WandbLogger(name=run.path.name, save_dir=run.path)
-    return False
 
 
 def _describe(source: ImageSource) -> dict[str, Any]:
