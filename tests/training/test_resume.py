@@ -11,10 +11,11 @@ import processes
 import pytest
 import tiny
 import tiny_recipe
-from smalti.training.callbacks import Logging
 
 from smalti import api
 from smalti.runs import RunFolder
+from smalti.training.log import Log
+from smalti.training.state import TrainState
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +64,14 @@ class StopError(Exception):
 
 def stop_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """Training raises at the end of a step, before that step is logged or saved."""
-    end = Logging.on_train_batch_end
+    log_step = Log.step
 
-    def ending(self: Logging, trainer: Any, module: Any, *args: Any) -> None:
-        if module.next_step == step:
+    def ending(self: Log, state: TrainState, values: Any) -> None:
+        if state.next_step == step:
             raise StopError
-        end(self, trainer, module, *args)
+        log_step(self, state, values)
 
-    patch.setattr(Logging, "on_train_batch_end", ending)
+    patch.setattr(Log, "step", ending)
 
 
 @pytest.mark.parametrize(
