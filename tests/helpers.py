@@ -1,22 +1,14 @@
-"""What several tests share: images with traceable content, plans for them, and functions run in several processes."""
+"""What several tests share: images with traceable content, and plans for them."""
 
-import os
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.errors import BadImageError
-from smalti.images.statistics import PixelStatistics
 from smalti.methods.method import DataInfo
 from smalti.normalize import Normalize
 from smalti.views.canvas import Canvas
@@ -28,10 +20,6 @@ from smalti.views.render_host import HostRenderer
 from smalti.views.rng import ViewRNG
 
 PLAIN = Augmentation(flip=0, jitter=0, gray=0, blur=0)  # nothing but the crop
-EIGHT_BIT = PixelStatistics(low=0.0, high=255.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
-# Processes are forked from a fresh one that has imported what takes long, so they start at once and share no state.
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "smalti.methods.moco", "smalti.views.loader"])
 UNCHANGED = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NO_DATA = DataInfo(UNCHANGED)
 
@@ -45,21 +33,6 @@ def painted(count: int, height: int = 40, width: int = 56) -> list[NDArray[np.ui
     """Images (H, W, 3) of one color each; every third one is smaller."""
     shapes = [(height - 7 * (i % 3 == 2), width - 9 * (i % 3 == 2)) for i in range(count)]
     return [np.broadcast_to(color(i), (*shape, 3)).copy() for i, shape in enumerate(shapes)]
-
-
-def textured(count: int, channels: int = 3, side: int = 64, seed: int = 0) -> list[NDArray[np.uint8]]:
-    """Images (H, W, C) of sizes near `side` with ramps, edges and a little grain, as photographs have."""
-    random = np.random.default_rng(seed)
-    images = []
-    for _ in range(count):
-        height, width = random.integers(side // 2, side, 2)
-        y, x = np.mgrid[:height, :width] / side
-        image = np.empty((height, width, channels))
-        for channel in range(channels):
-            a, b, c = random.uniform(-9, 9, 3)
-            image[..., channel] = 128 + 80 * np.sin(a * x + b * y + c) + 30 * np.sign(np.sin(b * x - a * y))
-        images.append((image + random.normal(0, 5, image.shape)).clip(0, 255).astype(np.uint8))
-    return images
 
 
 class ListSource:
@@ -140,36 +113,3 @@ def exact_canvas(composition: Composition, images: Sequence[NDArray[Any]], **rng
     """A finished canvas in float64."""
     plan = plan_for(composition, images, **rng)
     return finish(composition, plan, on_device(plan, [image / 255.0 for image in images]), UNCHANGED)
-
-
-def run_in_processes(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 300.0) -> list[Any]:
-    """Call `function(*args)` in processes that form a gloo group; what each returned, in order of rank.
-
-    Nothing outlives the timeout, seconds: a group that waits for a lost member is ended and raises.
-    """
-    with TemporaryDirectory() as folder:
-        run = partial(_run, function, args, world_size, Path(folder), timeout)
-        processes = [_CONTEXT.Process(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
-        for process in processes:
-            process.start()
-        try:
-            for process in processes:
-                process.join(timeout)
-        finally:
-            for process in processes:
-                process.kill()
-        codes = [process.exitcode for process in processes]
-        if any(codes):
-            raise RuntimeError(f"processes of {function.__name__} ended with {codes}; their errors stand above")
-        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(world_size)]
-
-
-def _run(function: Callable[..., Any], args: Any, world_size: int, folder: Path, timeout: float, rank: int) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # gloo, and layers for the CPU
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout))
-    try:
-        torch.save(function(*args), folder / str(rank))
-    finally:
-        dist.destroy_process_group()

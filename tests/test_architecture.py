@@ -25,6 +25,7 @@ MAY: dict[str, set[str]] = {
     "evaluation": {"foundation", "images", "models"},
     "export": {"foundation", "images", "models"},
 }
+MAY["testing"] = {*MAY} - {"recipes", "evaluation", "export"}
 MAY["api"] = MAY["demo"] = MAY["__init__"] = {*MAY, "api"}
 MAY["cli"] = {*MAY}
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-PACKAGES = ("smalti", "smalti.evaluation", "smalti.losses", "smalti.views")
+PACKAGES = (
+    "smalti",
+    *(f"smalti.{name}" for name in ("evaluation", "losses", "methods", "models", "recipes", "testing", "views")),
+)
 USUAL = {"np": np, "torch": torch, "F": F}  # what every example may take as imported
 NAMES = [(package, name) for package in PACKAGES for name in importlib.import_module(package).__all__]
 

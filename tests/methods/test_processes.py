@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import EIGHT_BIT, NO_DATA, UNCHANGED, ListSource, run_in_processes, textured
+from helpers import EIGHT_BIT, NO_DATA, UNCHANGED, ListSource, textured
 
 from smalti.distributed import gather, rank, share, sum_over_processes, world_size
 from smalti.methods.method import Progress
 from smalti.methods.moco import MoCoConfig
 from smalti.models.heads import ProjectorConfig
 from smalti.models.timm_backbone import TimmBackbone
+from smalti.testing.processes import run_in_processes
 from smalti.views.crops import Crop
 from smalti.views.finish import finish
 from smalti.views.loader import BatchOrder, ViewDataset

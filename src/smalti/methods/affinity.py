@@ -49,6 +49,11 @@ class AffinityConfig(MethodConfig):
         student_temperature: tau_S.
         teacher_temperature: tau_T.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import AffinityConfig
+        >>> AffinityConfig(teacher="open_clip:ViT-B-32/openai").template
+        'a photo of a {}'
     """
 
     teacher: str = ""
@@ -77,7 +82,29 @@ class AffinityConfig(MethodConfig):
 
 
 class AffinityDistillation(Method):
-    """A student whose embeddings take the place of a frozen teacher's."""
+    """A student whose embeddings take the place of a frozen teacher's.
+
+    Args:
+        backbone: of the student; any network that `Backbone` can read.
+        config: its settings.
+        data: normalization of the pixels, and the classes of which texts are made.
+        teacher: of images and texts.
+
+    Example:
+        >>> from smalti import Normalize
+        >>> from smalti.methods import AffinityConfig, AffinityDistillation, DataInfo
+        >>> from smalti.models import TimmBackbone
+        >>> class Colors:
+        ...     def encode_image(self, rgb):
+        ...         return rgb.mean(dim=(2, 3))
+        ...
+        ...     def encode_text(self, texts):
+        ...         return torch.eye(3)[[("red", "green", "blue").index(text.split()[-1]) for text in texts]]
+        >>> data = DataInfo(Normalize((0.5,) * 3, (0.2,) * 3), class_names=("red", "blue"))
+        >>> student = AffinityDistillation(TimmBackbone(name="resnet18").build(), AffinityConfig(), data, Colors())
+        >>> student.texts.tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
 
     texts: Tensor
 

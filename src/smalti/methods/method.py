@@ -24,6 +24,12 @@ class Progress:
         total_steps: batches in the whole run.
         steps_per_epoch: batches in an epoch.
         seed: of the run.
+
+    Example:
+        >>> from smalti.methods import Progress
+        >>> progress = Progress(step=30, total_steps=100, steps_per_epoch=10)
+        >>> progress.fraction, progress.epoch
+        (0.3, 3)
     """
 
     step: int
@@ -48,6 +54,12 @@ class DataInfo:
     Attributes:
         normalization: of the pixels that it is given.
         class_names: in the order of `Regions.label`; empty where images have no labels.
+
+    Example:
+        >>> from smalti import Normalize
+        >>> from smalti.methods import DataInfo
+        >>> DataInfo(Normalize((0.5,), (0.2,)), class_names=("cat", "dog")).class_names
+        ('cat', 'dog')
     """
 
     normalize: Normalize
@@ -55,7 +67,12 @@ class DataInfo:
 
 
 class Step(NamedTuple):
-    """A training step's loss, a scalar, and what is worth logging, scalars by name."""
+    """A training step's loss, a scalar, and what is worth logging, scalars by name.
+
+    Example:
+        >>> from smalti.methods import Step
+        >>> loss, logs = Step(torch.tensor(2.0), {"accuracy": torch.tensor(0.5)})
+    """
 
     loss: Tensor
     logs: dict[str, Tensor]
@@ -66,6 +83,26 @@ class Method(nn.Module, ABC):
 
     The first canvases are standard views of every image, as many as the method asks for (most ask for two); further
     ones hold small crops, mosaics, montages.
+
+    Example:
+        >>> from smalti.methods import Method, Step
+        >>> from smalti.models import Network, ProjectorConfig
+        >>> class Agreement(Method):  # without what keeps it from a collapse
+        ...     def __init__(self, backbone):
+        ...         super().__init__()
+        ...         self.network = Network(backbone, ProjectorConfig(dim=16), region_size=7)
+        ...
+        ...     def forward(self, views, progress):
+        ...         first, second = (F.normalize(self.network(canvas), dim=-1) for canvas in views)
+        ...         return Step(2 - 2 * (first * second).sum(dim=-1).mean(), {})
+        ...
+        ...     def momentum_pairs(self, progress):
+        ...         return []
+        ...
+        ...     def encoder(self):
+        ...         return self.network.backbone
+        >>> Agreement(nn.Conv2d(3, 8, 8, stride=8)).encoder().dim
+        8
     """
 
     @abstractmethod
@@ -91,6 +128,14 @@ class MethodConfig(ABC):
 
     Attributes:
         scored: which of its networks `Method.encoder` hands on: "query", "online", "teacher".
+
+    Example:
+        >>> from smalti import Normalize
+        >>> from smalti.methods import BYOLConfig, DataInfo
+        >>> from smalti.models import TimmBackbone
+        >>> data = DataInfo(Normalize((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+        >>> type(BYOLConfig().build(TimmBackbone(name="resnet18").build(), data)).__name__
+        'BYOL'
     """
 
     scored: ClassVar[str]

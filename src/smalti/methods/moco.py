@@ -44,6 +44,11 @@ class MoCoConfig(MethodConfig):
         shuffle_bn_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
             statistics of the whole batch over all processes. The published runs had 32 images on each device.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import MoCoConfig
+        >>> MoCoConfig(queue=4096, symmetric=True).temperature
+        0.2
     """
 
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -72,7 +77,21 @@ class MoCoConfig(MethodConfig):
 
 
 class MoCo(Method):
-    """A query network trained to find, among Q others, the key of the same image made by its slow copy."""
+    """A query network trained to find, among Q others, the key of the same image made by its slow copy.
+
+    Args:
+        backbone: of the query network; any network that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import MoCo, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop, Mosaic
+        >>> views = Collate([Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=6)])(list(torch.rand(8, 3, 40, 40)))
+        >>> method = MoCo(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: MoCoConfig | None = None) -> None:
         super().__init__()

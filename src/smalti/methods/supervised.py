@@ -35,6 +35,11 @@ class SupervisedConfig(MethodConfig):
         channels: of the FPN.
         region_size: cells along a region read from a map.
         label_smoothing: share of the target that all classes have alike (arXiv:1512.00567).
+
+    Example:
+        >>> from smalti.methods import SupervisedConfig
+        >>> SupervisedConfig(label_smoothing=0.1).fpn
+        False
     """
 
     fpn: bool = False
@@ -63,7 +68,23 @@ class SupervisedConfig(MethodConfig):
 
 
 class Supervised(Method):
-    """A network and one linear layer that names the class of the image in every region."""
+    """A network and one linear layer that names the class of the image in every region.
+
+    Args:
+        backbone: of the network; any that `Backbone` can read.
+        config: its settings.
+        classes: their number.
+
+    Example:
+        >>> from smalti.methods import Progress, Supervised, SupervisedConfig
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Montage
+        >>> items = [(torch.rand(3, 40, 40), number % 5) for number in range(16)]
+        >>> views = Collate([Montage(size=32, level=1)])(items)
+        >>> method = Supervised(TimmBackbone(name="resnet18", stem="stride8").build(), SupervisedConfig(), classes=5)
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: SupervisedConfig, classes: int) -> None:
         super().__init__()

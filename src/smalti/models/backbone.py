@@ -26,6 +26,11 @@ class Features(NamedTuple):
     """The output of a backbone for N images: the last feature map (N, C, h, w) and the pooled feature (N, C).
 
     A vision transformer's map is made of its patch tokens; its pooled feature is its class token where it has one.
+
+    Example:
+        >>> maps = torch.ones(2, 8, 7, 7)
+        >>> tuple(Features(maps, maps.mean(dim=(2, 3))).pooled.shape)
+        (2, 8)
     """
 
     map: Tensor
@@ -41,7 +46,22 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class BackboneConfig(ABC):
-    """Settings of a network: subclass it as a frozen dataclass with a field `in_channels`, channels of the images."""
+    """Settings of a network: subclass it as a frozen dataclass with a field `in_channels`, channels of the images.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from smalti.models import Backbone, BackboneConfig
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class Patches(BackboneConfig):
+        ...     in_channels: int = 3
+        ...     width: int = 32
+        ...
+        ...     def build(self):
+        ...         return torch.nn.Conv2d(self.in_channels, self.width, 8, stride=8)
+        >>> backbone = Backbone(Patches().build())
+        >>> backbone.dim, backbone.stride
+        (32, 8)
+    """
 
     in_channels: int
 

@@ -34,6 +34,13 @@ def split_batch_norm(network: nn.Module) -> Groups:
 
     Returns:
         What sets the number of groups, now and later. A deep copy of the network has one of its own.
+
+    Example:
+        >>> from smalti.models import split_batch_norm
+        >>> norm = nn.BatchNorm2d(8)
+        >>> split_batch_norm(norm).count = 4  # of a batch of 32 images each 8 have their own statistics
+        >>> tuple(norm(torch.randn(32, 8, 4, 4)).shape)
+        (32, 8, 4, 4)
     """
     groups = Groups()
     for module in _norms(network):
@@ -43,7 +50,15 @@ def split_batch_norm(network: nn.Module) -> Groups:
 
 
 def synchronize_batch_norm(network: nn.Module) -> None:
-    """Let batch normalization use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere."""
+    """Let batch normalization use the statistics of all processes: fused layers on CUDA, plain arithmetic elsewhere.
+
+    Example:
+        >>> from smalti.models import synchronize_batch_norm
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> synchronize_batch_norm(network)
+        >>> isinstance(network[1], nn.modules.batchnorm._BatchNorm)
+        True
+    """
     if torch.cuda.is_available():
         convert_sync_batchnorm(network)  # timm's, which keeps activations that are part of a layer
         return

@@ -44,6 +44,12 @@ class EncoderInfo:
         network: which of a method's networks this is: "query", "online", "teacher", ...
         versions: of the packages that wrote it.
         extra: anything else worth keeping, of JSON types.
+
+    Example:
+        >>> from smalti import load_encoder
+        >>> info = load_encoder("random:resnet18").info
+        >>> info.backbone.name, info.image_size
+        ('resnet18', 224)
     """
 
     backbone: BackboneConfig
@@ -166,6 +172,16 @@ def save_encoder(folder: str | Path, backbone: Backbone, info: EncoderInfo) -> P
 
     Returns:
         The path of the weights.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from smalti import load_encoder
+        >>> from smalti.models import save_encoder
+        >>> encoder = load_encoder("random:resnet18")
+        >>> with TemporaryDirectory() as folder:
+        ...     path = save_encoder(folder, encoder.backbone, encoder.info)
+        ...     torch.equal(load_encoder(path)(torch.zeros(1, 3, 64, 64)), encoder(torch.zeros(1, 3, 64, 64)))
+        True
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,12 @@ class ProjectorConfig:
         hidden: H, width of the hidden layers, if any; 0 for the backbone's own width.
         dim: D, width of the embedding.
         norm: batch normalization after the first linear layer, as in BYOL.
+
+    Example:
+        >>> from smalti.models import Features, ProjectorConfig
+        >>> projector = ProjectorConfig(dim=128).build(512)
+        >>> tuple(projector(Features(torch.randn(2, 512, 7, 7), torch.randn(2, 512))).shape)
+        (2, 128)
     """
 
     kind: Literal["conv", "mlp", "linear"] = "mlp"

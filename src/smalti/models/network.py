@@ -19,6 +19,15 @@ class Network(nn.Module):
         backbone: the encoder, any network that `Backbone` can read.
         projector: which projector.
         region_size: r, cells along a region that RoIAlign reads from the map (7 in the released MosRep code).
+
+    Example:
+        >>> from smalti.models import Network, ProjectorConfig, TimmBackbone
+        >>> from smalti.views import Collate, Mosaic
+        >>> backbone = TimmBackbone(name="resnet18", stem="stride8").build()
+        >>> network = Network(backbone, ProjectorConfig(dim=16), region_size=2)
+        >>> (mosaics,) = Collate([Mosaic(tile_size=16, max_shift=4)])(list(torch.rand(8, 3, 40, 40)))
+        >>> tuple(network(mosaics).shape)  # 8 mosaics of 4 regions
+        (8, 4, 16)
     """
 
     def __init__(self, backbone: nn.Module, projector: HeadConfig, region_size: int) -> None:

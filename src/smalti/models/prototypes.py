@@ -25,6 +25,12 @@ class PrototypeHeadConfig:
         norm: batch normalization after the hidden layers; published for neither ViTs nor the ResNet-50.
         norm_last: every prototype has length 1; otherwise its length is learned, which the released code calls better
             but safe with ViT-S alone.
+
+    Example:
+        >>> from smalti.models import Features, PrototypeHeadConfig
+        >>> head = PrototypeHeadConfig(outputs=4096).build(384)
+        >>> tuple(head(Features(torch.randn(2, 384, 14, 14), torch.randn(2, 384))).shape)
+        (2, 4096)
     """
 
     hidden: int = 2048

@@ -14,6 +14,13 @@ class Queue(nn.Module):
     Args:
         size: Q, 1 or more; need not be a multiple of the batch.
         dim: D.
+
+    Example:
+        >>> from smalti.models import Queue
+        >>> queue = Queue(size=4, dim=2)
+        >>> queue.enqueue(torch.ones(3, 2))
+        >>> queue.position.item(), queue.keys[:3].sum().item()
+        (3, 6.0)
     """
 
     keys: Tensor

@@ -22,6 +22,15 @@ def pool_regions(maps: Tensor, regions: Regions, canvas_size: int, size: int) ->
 
     Returns:
         Features of N * K regions: map (N*K, C, r, r) and its mean, pooled (N*K, C).
+
+    Example:
+        >>> from smalti.models import pool_regions
+        >>> from smalti.views import Regions
+        >>> boxes = torch.tensor([[[0.0, 0.0, 16.0, 32.0], [16.0, 0.0, 32.0, 32.0]]])
+        >>> regions = Regions(source=torch.tensor([[0, 1]]), boxes=boxes, weight=torch.ones(1, 2), whole=False)
+        >>> pool_regions(torch.arange(8.0).expand(1, 1, 8, 8), regions, canvas_size=32, size=2).pooled
+        tensor([[1.5000],
+                [5.5000]])
     """
     # RoIAlign has no bfloat16 kernel on the CPU, and box coordinates need more than 8 bits anywhere.
     with torch.autocast(maps.device.type, enabled=False):

@@ -24,6 +24,11 @@ class SplitBackbone(BackboneConfig):
         half: the architecture of each; CMC's has half the usual width.
         color_space: "lab" (L and ab) or "ycbcr" (Y and CbCr).
         in_channels: 3.
+
+    Example:
+        >>> from smalti.models import Backbone, SplitBackbone, TimmBackbone
+        >>> Backbone(SplitBackbone(half=TimmBackbone(name="resnet18", width=0.5)).build()).dim
+        512
     """
 
     half: TimmBackbone = field(default_factory=lambda: TimmBackbone(width=0.5))

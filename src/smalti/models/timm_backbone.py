@@ -30,6 +30,12 @@ class TimmBackbone(BackboneConfig):
         in_channels: channels of the images, 1 or more.
         width: factor on all channels of a plain ResNet, its stem's too: 2 for R50w2x, 0.5 for either half of CMC.
         options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
+
+    Example:
+        >>> from smalti.models import Backbone, TimmBackbone
+        >>> backbone = Backbone(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> backbone.dim, backbone.stride
+        (512, 8)
     """
 
     name: str = "resnet50"

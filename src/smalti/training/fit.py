@@ -43,6 +43,11 @@ class Engine:
         log_every: steps between two lines of the log.
         checkpoint_every: steps between checkpoints; 0 for the end of an epoch, at least a minute apart.
         score_every: epochs between two kNN scores during training; 0 for about ten in all, -1 for none.
+
+    Example:
+        >>> from smalti import Engine
+        >>> Engine(logger="none", score_every=-1).devices
+        1
     """
 
     devices: int = 1

@@ -28,6 +28,11 @@ class OptimizerConfig:
         final_weight_decay: weight decay that a cosine leads to, as in DINO; None to keep `weight_decay`.
         clip_norm: greatest norm of all gradients together; 0 for no limit.
         clip_each: limit the gradient of each parameter by itself instead, as released DINO does.
+
+    Example:
+        >>> from smalti import OptimizerConfig
+        >>> OptimizerConfig(name="adamw", base_lr=5e-4, weight_decay=0.04, final_weight_decay=0.4).clip_norm
+        0.0
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"

@@ -36,6 +36,14 @@ class Recipe:
         executor: where views are made: by the loader's processes on the "host", on the training "device", or "auto":
             on the device for small images held in memory, else on the host.
         max_bad_fraction: of the files that may be unusable before the run stops (a few always may).
+
+    Example:
+        >>> from smalti.methods import BYOLConfig
+        >>> from smalti.recipes import Recipe
+        >>> from smalti.views import Crop, Mosaic
+        >>> recipe = Recipe(name="mine", views=(Crop(), Crop(), Mosaic()), method=BYOLConfig(), epochs=100)
+        >>> recipe.image_size, recipe.resized(96).views[2].canvas_size
+        (224, 96)
     """
 
     name: str

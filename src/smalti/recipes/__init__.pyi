@@ -1,0 +1,3 @@
+from .registry import Recipe, all_recipes, get_recipe
+
+__all__ = ["Recipe", "all_recipes", "get_recipe"]
