@@ -11,6 +11,8 @@ from torch import Tensor
 from smalti.errors import BadImageError
 from smalti.methods.method import DataInfo
 from smalti.normalize import Normalize
+from smalti.testing.images import STATISTICS
+from smalti.testing.images import textured as textured
 from smalti.views.canvas import Canvas
 from smalti.views.crops import Augmentation
 from smalti.views.finish import finish
@@ -20,6 +22,7 @@ from smalti.views.render_host import HostRenderer
 from smalti.views.rng import ViewRNG
 
 PLAIN = Augmentation(flip=0, jitter=0, gray=0, blur=0)  # nothing but the crop
+EIGHT_BIT = STATISTICS
 UNCHANGED = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NO_DATA = DataInfo(UNCHANGED)
 

@@ -17,7 +17,7 @@ from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics, measure
 from smalti.images.subset import Subset
 from smalti.models.backbone import Backbone
-from smalti.models.checkpoints import load_encoder
+from smalti.models.checkpoints import load_encoder, load_initial
 from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
@@ -71,6 +71,9 @@ def pretrain(
             f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}", highlight=False
         )
     statistics = measure(source)
+    if recipe.init:  # weights go on as they were trained
+        theirs = load_initial(recipe.init, recipe.backbone).info.pixels
+        statistics = replace(statistics, mean=theirs.mean, std=theirs.std)
     run = RunFolder(out)
     info = EncoderInfo(
         backbone=recipe.backbone,
@@ -99,7 +102,7 @@ def pretrain(
         resume=resume,
         begun=draw_once,
     )
-    return load_encoder(run.path)
+    return load_encoder(run.path, backbone=recipe.backbone)
 
 
 def plot(

@@ -109,6 +109,15 @@ class Method(nn.Module, ABC):
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """One step's loss."""
 
+    @property
+    def memory(self) -> int:
+        """Images of earlier steps that it compares with: the length of a queue; 0 for none."""
+        return 0
+
+    def remember(self, views: Sequence[Canvas], progress: Progress) -> None:
+        """Put a batch into this memory, and learn nothing: before the first step of a run that begins with weights."""
+        return
+
     def after_backward(self, progress: Progress) -> None:
         """Change gradients before they are clipped and used, where a method must; most leave them as they are."""
         return

@@ -87,7 +87,8 @@ class MoCo(Method):
         >>> from smalti.methods import MoCo, Progress
         >>> from smalti.models import TimmBackbone
         >>> from smalti.views import Collate, Crop, Mosaic
-        >>> views = Collate([Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=6)])(list(torch.rand(8, 3, 40, 40)))
+        >>> compose = Collate([Crop(size=32), Crop(size=32), Mosaic(tile_size=16, max_shift=6)])
+        >>> views = compose(list(torch.rand(8, 3, 40, 40)))
         >>> method = MoCo(TimmBackbone(name="resnet18", stem="stride8").build())
         >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
         >>> loss.backward()
@@ -121,6 +122,13 @@ class MoCo(Method):
             key = torch.cat([key, other_key])
         self.queue.enqueue(key)
         return Step(loss, logs)
+
+    @property
+    def memory(self) -> int:
+        return self.config.queue
+
+    def remember(self, views: Sequence[Canvas], progress: Progress) -> None:
+        self.queue.enqueue(self._encode_keys(views[1], progress))
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return [MomentumPair(self.query_network, self.key_network, self.config.ema_momentum)]

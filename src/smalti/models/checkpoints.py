@@ -185,20 +185,36 @@ def load_encoder(
         config = replace(backbone if isinstance(backbone, TimmBackbone) else TimmBackbone(), name=name)
         encoder = _random(config) if kind == "random" else _pretrained(config)
         return _adjusted(encoder, pixels, image_size).eval()
-    path = Path(what)
-    if path.is_dir() or path.name == INFO_NAME:
-        path = _weights_of(path)
-    if not path.is_file():
-        raise UserError(
-            f"{what}, where there is no file",
-            'a run folder, a checkpoint, "timm:NAME" or "random:NAME"',
-            "check the path",
-        )
+    path = _file_of(what)
     info = _own_info(path, backbone)
     if info is None:
         return _adjusted(_foreign(path, backbone), pixels, image_size).eval()
-    asked = {"backbone": backbone, "pixels": pixels, "image_size": image_size}
-    return _own(path, info, asked).eval()
+    asked: dict[str, Any] = {"pixels": pixels, "image_size": image_size}
+    if isinstance(backbone, TimmBackbone | SplitBackbone):  # of a network of the user's own the file needs the class
+        asked["backbone"] = backbone
+    for field, value in asked.items():
+        if value not in (None, getattr(info, field)):
+            raise UserError(
+                f"{field}={value} for {path}", f"{getattr(info, field)} as it was trained", f"leave {field}= out"
+            )
+    return _own(path, info).eval()
+
+
+def load_initial(what: str | Path, config: BackboneConfig) -> Encoder:
+    """Weights to begin a run from, strictly, in the network of its recipe; in training mode.
+
+    Args:
+        what: see `load_encoder`.
+        config: the recipe's network, which every tensor has to fit.
+
+    Raises:
+        UserError: see `load_encoder`; also for the weights of another network.
+    """
+    if str(what).startswith(("timm:", "random:")):
+        return load_encoder(what, backbone=config).train()
+    path = _file_of(what)
+    info = _own_info(path, config)
+    return (_foreign(path, config) if info is None else _own(path, replace(info, backbone=config))).train()
 
 
 def load_weights(backbone: Backbone, state: State) -> LoadReport:
@@ -242,12 +258,20 @@ def read_checkpoint(path: Path) -> tuple[State, str]:
     return _unwrap(_read_pickle(path), path)
 
 
-def _own(path: Path, info: EncoderInfo, asked: dict[str, Any]) -> Encoder:
-    for name, value in asked.items():
-        if value not in (None, getattr(info, name)):
-            raise UserError(
-                f"{name}={value} for {path}", f"{getattr(info, name)} as it was trained", f"leave {name}= out"
-            )
+def _file_of(what: str | Path) -> Path:
+    path = Path(what)
+    if path.is_dir() or path.name == INFO_NAME:
+        path = _weights_of(path)
+    if not path.is_file():
+        raise UserError(
+            f"{what}, where there is no file",
+            'a run folder, a checkpoint, "timm:NAME" or "random:NAME"',
+            "check the path",
+        )
+    return path
+
+
+def _own(path: Path, info: EncoderInfo) -> Encoder:
     backbone = Backbone(info.backbone.build())
     load_weights(backbone, _read_safetensors(path))
     return Encoder(backbone, info)

@@ -22,7 +22,7 @@ from smalti.models.timm_backbone import TimmBackbone
 
 WEIGHTS_NAME = "encoder.safetensors"
 INFO_NAME = "encoder.json"
-# Only these are built from what a file says; a network of the user's own has to be given.
+# Only these are found by the name in a file; the class of a network of the user's own has to be given.
 _BACKBONES: dict[str, type[BackboneConfig]] = {each.__name__: each for each in (TimmBackbone, SplitBackbone)}
 
 
@@ -75,7 +75,7 @@ class EncoderInfo:
         Args:
             text: the JSON.
             where: the file that it came from, for the error.
-            backbone: settings of the network, where it is none of the package's.
+            backbone: any settings of the network, where it is none of the package's: its class is taken.
 
         Raises:
             UserError: it is not JSON, a field is missing or unknown, or the network is the user's and not given.
@@ -86,15 +86,16 @@ class EncoderInfo:
             pixels |= {"mean": tuple(pixels["mean"]), "std": tuple(pixels["std"])}
             described = fields.pop("backbone")
             kind = described.pop("class", TimmBackbone.__name__)
-            if kind in _BACKBONES:
-                backbone = _backbone(kind, described)
-            if backbone is None:
+            known = _BACKBONES | ({} if backbone is None else {type(backbone).__name__: type(backbone)})
+            if kind not in known:
                 raise UserError(
                     f"{where} of a {kind}, which is not a network of smalti's",
-                    "its settings",
-                    "give them as backbone=, or the file that defines them as --backbone FILE.py",
+                    "its class",
+                    "give settings of it as backbone=, or the recipe file that brings it as --backbone FILE.py",
                 )
-            return cls(backbone=backbone, pixels=PixelStatistics(**pixels), **fields)
+            if "half" in described:
+                described["half"] = TimmBackbone(**described["half"])
+            return cls(backbone=known[kind](**described), pixels=PixelStatistics(**pixels), **fields)
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,12 +104,6 @@ class EncoderInfo:
                 "the JSON that smalti writes beside its weights",
                 "write it again with save_encoder, or pass the weights alone with backbone=",
             ) from None
-
-
-def _backbone(kind: str, described: dict[str, Any]) -> BackboneConfig:
-    if "half" in described:
-        described = described | {"half": TimmBackbone(**described["half"])}
-    return _BACKBONES[kind](**described)
 
 
 class Encoder(nn.Module):

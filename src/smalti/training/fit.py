@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from smalti.runs import RunFolder
 from smalti.training.checkpoint import Saver, load_checkpoint
 from smalti.training.hardware import available_cores, resolve_precision
 from smalti.training.log import Log, Tracker
-from smalti.training.loop import train
+from smalti.training.loop import fill_memory, train
 from smalti.training.recipe import Recipe
 from smalti.training.state import TrainState
 from smalti.training.watch import Monitor, Watch
@@ -115,7 +117,11 @@ def fit(
     if not state.finished:
         fabric = _launch(recipe, engine)
         state.to(fabric.device)
-        loader = _make_loader(state, source, order, statistics, engine, fabric)
+        loader_of = partial(_make_loader, recipe, source, order, statistics, engine, fabric)
+        if recipe.init and state.next_step == 0:
+            batches = min(math.ceil(state.method.memory / recipe.micro_batch), state.steps_per_epoch)
+            fill_memory(state, loader_of(range(batches)), fabric)
+        loader = loader_of(range(state.next_step, state.total_steps))
         log = Log(run, state, engine.log_every, engine.logger)
         scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
         watch = Watch(run, ledger, log, monitors, scored, engine.log_every)
@@ -140,25 +146,23 @@ def _launch(recipe: Recipe, engine: Engine) -> Fabric:
 
 
 def _make_loader(
-    state: TrainState,
+    recipe: Recipe,
     source: ImageSource,
     order: BatchOrder,
     statistics: PixelStatistics,
     engine: Engine,
     fabric: Fabric,
+    steps: range,
 ) -> DataLoader[Batch]:
     in_memory = isinstance(source, ArraySource)
-    executor = state.recipe.executor
+    executor = recipe.executor
     if executor == "auto":
         executor = "device" if in_memory else "host"
-    dataset = ViewDataset(
-        source, state.recipe.views, order, statistics, executor, fabric.global_rank, fabric.world_size
-    )
+    dataset = ViewDataset(source, recipe.views, order, statistics, executor, fabric.global_rank, fabric.world_size)
     workers = engine.workers
     if workers < 0:
         # Images in memory need no decoding: on a CPU a worker would only take a core from the network.
         workers = 0 if in_memory and not torch.cuda.is_available() else available_cores() // engine.devices
-    steps = range(state.next_step, state.total_steps)
     return make_loader(dataset, steps, workers, pin_memory=torch.cuda.is_available())
 
 

@@ -50,6 +50,15 @@ def train(state: TrainState, loader: Iterable[Batch], fabric: Fabric, log: Log, 
     fabric.barrier("saved")  # no process goes on before the last files are there
 
 
+@torch.no_grad()
+def fill_memory(state: TrainState, loader: Iterable[Batch], fabric: Fabric) -> None:
+    """Let a method that begins with given weights remember images by them, in place of random numbers."""
+    for batch in loader:
+        views = canvases(batch.to(fabric.device), state.recipe.views, state.normalize)
+        with fabric.autocast():
+            state.method.remember(views, state.progress(batch.step))
+
+
 def train_step(
     state: TrainState, views: Sequence[Canvas], step: int, fabric: Fabric, network: nn.Module | None = None
 ) -> Step:

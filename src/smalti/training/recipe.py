@@ -25,6 +25,8 @@ class Recipe:
         published: figure that its source reports, in words.
         views: compositions made of every batch; the first two (or one, as the method asks) are the standard views.
         backbone: the network to train.
+        init: weights that the network begins with: anything that `smalti.load_encoder` takes, such as "timm:resnet50",
+            an earlier run or a checkpoint, and every tensor has to fit; "" for random ones.
         method: what it learns by.
         optimizer: how its weights move.
         epochs: passes over the images.
@@ -51,6 +53,7 @@ class Recipe:
     published: str = ""
     views: tuple[Composition, ...]
     backbone: BackboneConfig = field(default_factory=TimmBackbone)
+    init: str = ""
     method: MethodConfig = field(default_factory=MoCoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: int = 200

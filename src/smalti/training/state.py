@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from smalti.methods.method import DataInfo, Method, Progress
+from smalti.models.checkpoints import load_initial
 from smalti.normalize import Normalize
 from smalti.schedules import cosine, warmup_cosine, warmup_drops
 from smalti.training.hardware import resolve_precision, unfuse_attention
@@ -45,10 +46,12 @@ class TrainState:
             class_names: of the images, where they have labels.
 
         Raises:
-            UserError: the network does not take images of the views' sizes.
+            UserError: the network does not take images of the views' sizes; see also `load_initial`.
         """
         torch.manual_seed(recipe.seed)
-        method = recipe.method.build(recipe.backbone.build(), DataInfo(normalize, class_names))
+        # Targets are copies of what is built here, so they begin with the same weights.
+        backbone = load_initial(recipe.init, recipe.backbone).backbone if recipe.init else recipe.backbone.build()
+        method = recipe.method.build(backbone, DataInfo(normalize, class_names))
         for view in recipe.views:
             method.encoder().check_size(view.canvas_size)
         method.to(memory_format=torch.channels_last)
