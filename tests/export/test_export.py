@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from smalti import cli
 from smalti.errors import UserError
 from smalti.export import to_torchvision as torchvision_module
 from smalti.export.formats import FORMATS
@@ -14,7 +16,7 @@ from smalti.export.to_torchvision import to_torchvision
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder
-from smalti.models.encoder import Encoder, EncoderInfo
+from smalti.models.encoder import Encoder, EncoderInfo, save_encoder, write_weights
 from smalti.models.timm_backbone import TimmBackbone
 
 
@@ -87,9 +89,14 @@ def test_an_export_loads_as_an_encoder_again(to, name: str, tmp_path: Path) -> N
 
 
 def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    snippet = torchvision_module._snippet
-    spoilt = "with torch.no_grad():\n    model.bn1.weight.mul_(1.01)\n"
-    monkeypatch.setattr(torchvision_module, "_snippet", lambda *arguments: snippet(*arguments) + spoilt)
+    load = torchvision_module._load
+
+    def spoilt(*arguments: Any) -> torch.nn.Module:
+        model = load(*arguments)
+        model.bn1.weight.data.mul_(1.01)
+        return model
+
+    monkeypatch.setattr(torchvision_module, "_load", spoilt)
     with pytest.raises(RuntimeError, match="differs from the encoder by"):
         to_torchvision(make_encoder(name="resnet18"), tmp_path / "model.pth")
     assert list(tmp_path.iterdir()) == []
@@ -118,3 +125,73 @@ def test_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(4)
     to_timm(encoder, tmp_path / "model.safetensors")
     assert torch.equal(torch.rand(1), expected)
+
+
+HOSTILE = [
+    {"x=__import__('pathlib').Path('TOUCHED').touch() or None,y": None},
+    {"channels=[8]*4, **__import__('pathlib').Path('TOUCHED').touch() or {}, z": None},
+    {"no_such_option": None},
+    {"pretrained": True},
+    {"checkpoint_path": "weights.pth"},
+    {"pretrained_cfg": {"url": "https://example.com/weights.pth"}},
+    {"features_only": True},
+    {"num_classes": 10},
+    {"norm_layer": {"class": "os.system"}},
+    {"": None},
+]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("options", HOSTILE, ids=lambda options: next(iter(options))[:16])
+def test_nothing_that_a_file_says_is_run_opened_or_asked_for(
+    options: dict[str, Any], alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In encoder.json, and in the metadata of weights that travel alone."""
+    monkeypatch.chdir(tmp_path)
+    encoder = make_encoder(name="resnet18")
+    described = json.loads(encoder.info.to_json())
+    described["backbone"]["options"] = options
+    text = json.dumps(described)
+    if alone:
+        write_weights(tmp_path / "given.safetensors", encoder.backbone.model, {"smalti": text})
+        given = tmp_path / "given.safetensors"
+    else:
+        given = save_encoder(tmp_path / "given", encoder.backbone, encoder.info).parent
+        (given / "encoder.json").write_text(text)
+    arguments = ["export", str(given), "--to", "timm", "--out", str(tmp_path / "out.safetensors")]
+    assert cli.main(arguments) == 2
+    assert not (tmp_path / "TOUCHED").exists()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("image_size",), "large"),
+        (("image_size",), [32]),
+        (("pixels", "mean"), 5),
+        (("pixels", "mean"), ["a", "b", "c"]),
+        (("pixels",), None),
+        (("backbone", "stem"), "stride9"),
+        (("backbone", "width"), "1"),
+        (("backbone", "name"), 7),
+        (("backbone", "options"), []),
+        (("backbone", "extra"), 1),
+        (("backbone", "class"), ["TimmBackbone"]),
+        (("versions",), "new"),
+    ],
+)
+def test_a_description_of_the_wrong_types_is_refused_in_one_line(
+    where: tuple[str, ...], value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = make_encoder(name="resnet18")
+    given = save_encoder(tmp_path / "given", encoder.backbone, encoder.info).parent
+    described = json.loads((given / "encoder.json").read_text())
+    target = described
+    for key in where[:-1]:
+        target = target[key]
+    target[where[-1]] = value
+    (given / "encoder.json").write_text(json.dumps(described))
+    assert cli.main(["export", str(given), "--to", "timm", "--out", str(tmp_path / "out.safetensors")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("smalti: got ")

@@ -1,4 +1,6 @@
-"""The lines that another stem than timm's and torchvision's adds to the recipe for loading a ResNet."""
+"""What another stem than timm's and torchvision's adds to the recipe for loading a ResNet, as layers and as text."""
+
+import copy
 
 from torch import nn
 
@@ -6,24 +8,43 @@ from smalti.export.verify import timm_backbone
 from smalti.models.encoder import Encoder
 
 
-def stem_lines(encoder: Encoder) -> list[str]:
-    """Python lines that give `model` the encoder's stem, of another width or for small images; none for the usual."""
+def stem_layers(encoder: Encoder) -> dict[str, nn.Module]:
+    """The layers, by name, in which the encoder's stem differs from the usual one: in width, or for small images."""
     config, ours = timm_backbone(encoder), encoder.backbone.model
-    lines = {"conv1": _conv(ours.conv1)} if config.width != 1 or config.stem != "standard" else {}
+    names = ["conv1"] if config.width != 1 or config.stem != "standard" else []
     if config.width != 1:
-        first = ours.layer1[0]
-        lines |= {"bn1": f"nn.BatchNorm2d({ours.conv1.out_channels})", "layer1[0].conv1": _conv(first.conv1)}
-        shortcut = first.downsample
-        lines["layer1[0].downsample"] = str(
-            shortcut and f"nn.Sequential({_conv(shortcut[0])}, nn.BatchNorm2d({shortcut[0].out_channels}))"
-        )
+        names += ["bn1", "layer1.0.conv1", "layer1.0.downsample"]
     if config.stem != "standard":
-        lines["maxpool"] = "nn.Identity()"
-    return [f"model.{name} = {value}" for name, value in lines.items()]
+        names += ["maxpool"]
+    return {name: _layer(ours, name) for name in names}
 
 
-def _conv(conv: nn.Conv2d) -> str:
-    return (
-        f"nn.Conv2d({conv.in_channels}, {conv.out_channels}, kernel_size={conv.kernel_size}, "
-        f"stride={conv.stride}, padding={conv.padding}, bias=False)"
-    )
+def put_layers(model: nn.Module, layers: dict[str, nn.Module]) -> nn.Module:
+    """The model with copies of the layers in place of its own."""
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, copy.deepcopy(layer))
+    return model
+
+
+def layer_lines(layers: dict[str, nn.Module]) -> list[str]:
+    """Python lines that do the same to `model`."""
+    return [f"model.{name.replace('.0.', '[0].')} = {_text(layer)}" for name, layer in layers.items()]
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    parent, _, child = name.rpartition(".")
+    return getattr(model.get_submodule(parent), child)  # which may be None
+
+
+def _text(layer: nn.Module | None) -> str:
+    if isinstance(layer, nn.Conv2d):
+        return (
+            f"nn.Conv2d({layer.in_channels}, {layer.out_channels}, kernel_size={layer.kernel_size}, "
+            f"stride={layer.stride}, padding={layer.padding}, bias=False)"
+        )
+    if isinstance(layer, nn.BatchNorm2d):
+        return f"nn.BatchNorm2d({layer.num_features})"
+    if isinstance(layer, nn.Sequential):
+        return f"nn.Sequential({', '.join(_text(each) for each in layer)})"
+    return "None" if layer is None else "nn.Identity()"

@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import timm
+from safetensors.torch import load_file
+from torch import nn
+
 from smalti.errors import UserError
-from smalti.export.snippets import stem_lines
+from smalti.export.snippets import layer_lines, put_layers, stem_layers
 from smalti.export.verify import ExportReport, timm_backbone, write_verified
 from smalti.models.encoder import Encoder, write_weights
 
@@ -31,15 +35,27 @@ def to_timm(encoder: Encoder, path: str | Path) -> ExportReport:
         encoder,
         path,
         write=lambda target: write_weights(target, encoder.backbone.model),
+        load=lambda weights: _load(encoder, weights),
         snippet=lambda weights: _snippet(encoder, weights),
     )
 
 
+def _options(encoder: Encoder) -> dict[str, Any]:
+    config = timm_backbone(encoder)
+    return {"num_classes": 0, "in_chans": config.in_channels, **_size_options(encoder), **config.timm_options()}
+
+
+def _load(encoder: Encoder, weights: Path) -> nn.Module:
+    """What the snippet says."""
+    model = timm.create_model(timm_backbone(encoder).name, **_options(encoder))
+    put_layers(model, stem_layers(encoder)).load_state_dict(load_file(weights), strict=True)
+    return model
+
+
 def _snippet(encoder: Encoder, weights: Path) -> str:
     config = timm_backbone(encoder)
-    options = {"num_classes": 0, "in_chans": config.in_channels, **_size_options(encoder), **config.timm_options()}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
-    stem = stem_lines(encoder)
+    arguments = ", ".join(f"{name}={value!r}" for name, value in _options(encoder).items())
+    stem = layer_lines(stem_layers(encoder))
     return "\n".join(
         [
             "import timm",

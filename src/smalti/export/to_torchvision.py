@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import torch
+from torch import nn
+from torchvision import models
 
 from smalti.errors import UserError
-from smalti.export.snippets import stem_lines
+from smalti.export.snippets import layer_lines, put_layers, stem_layers
 from smalti.export.verify import ExportReport, timm_backbone, write_verified
 from smalti.models.encoder import Encoder
 
@@ -43,6 +45,7 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
         encoder,
         path,
         write=lambda target: torch.save(state, target),
+        load=lambda weights: _load(encoder, weights),
         snippet=lambda weights: _snippet(encoder, weights),
     )
 
@@ -50,6 +53,20 @@ def to_torchvision(encoder: Encoder, path: str | Path) -> ExportReport:
 def _architecture(encoder: Encoder) -> str:
     """The name without timm's tag for a set of weights, as in "resnet50.a1_in1k"."""
     return timm_backbone(encoder).name.partition(".")[0]
+
+
+def _layers(encoder: Encoder) -> dict[str, nn.Module]:
+    """Those of the stem; torchvision's own takes three channels, so another number needs another."""
+    layers = stem_layers(encoder)
+    return layers if layers or encoder.backbone.in_channels == 3 else {"conv1": encoder.backbone.model.conv1}
+
+
+def _load(encoder: Encoder, weights: Path) -> nn.Module:
+    """What the snippet says."""
+    model = models.get_model(_architecture(encoder))
+    put_layers(model, {**_layers(encoder), "fc": nn.Identity()})
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    return model
 
 
 def _snippet(encoder: Encoder, weights: Path) -> str:
@@ -60,17 +77,9 @@ def _snippet(encoder: Encoder, weights: Path) -> str:
             "from torchvision import models",
             "",
             f"model = models.{_architecture(encoder)}()",
-            *(stem_lines(encoder) or _channel_lines(encoder)),
+            *layer_lines(_layers(encoder)),
             "model.fc = nn.Identity()",
             f"model.load_state_dict(torch.load({str(weights)!r}, weights_only=True), strict=True)",
             "",
         ]
     )
-
-
-def _channel_lines(encoder: Encoder) -> list[str]:
-    """torchvision's standard stem takes three channels; another number needs a line."""
-    channels = encoder.info.backbone.in_channels
-    if channels == 3:
-        return []
-    return [f"model.conv1 = nn.Conv2d({channels}, 64, kernel_size=7, stride=2, padding=3, bias=False)"]

@@ -1,4 +1,4 @@
-"""Every export is tried out before it is handed over: the recipe to load it is run, and the outputs compared."""
+"""Every export is tried out before it is handed over: it is loaded again, and the outputs are compared."""
 
 import copy
 import json
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from smalti.errors import UserError
 from smalti.files import atomic
@@ -42,51 +42,51 @@ def timm_backbone(encoder: Encoder) -> TimmBackbone:
 
 
 def write_verified(
-    encoder: Encoder, path: Path, write: Callable[[Path], None], snippet: Callable[[Path], str]
+    encoder: Encoder,
+    path: Path,
+    write: Callable[[Path], None],
+    load: Callable[[Path], nn.Module],
+    snippet: Callable[[Path], str],
 ) -> ExportReport:
-    """Write the weights, run the snippet on them, and put both in place only if the outputs agree.
+    """Write the weights, load them again, and put them in place only if the outputs agree.
+
+    The snippet is text for the user and is never run here, since names in it may come from a file.
 
     Args:
         encoder: what is exported.
         path: where the weights go; its folder is made if absent.
         write: writes the weights to a path.
-        snippet: the Python text that loads them from a path as `model`.
+        load: reads them from a path into the other library's network.
+        snippet: the Python text that does the same and calls it `model`.
 
     Raises:
-        RuntimeError: the network that the snippet builds says otherwise than the encoder.
+        RuntimeError: that network gives other features than the encoder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         write(temporary)
-        difference = _difference(encoder, snippet(temporary))
+        difference = _difference(encoder, load, temporary)
     report = ExportReport(path, difference, snippet(Path(path.name)))
     with atomic(path.with_suffix(".json")) as temporary:
         temporary.write_text(_card(encoder, report), encoding="utf-8")
     return report
 
 
-def _difference(encoder: Encoder, snippet: str) -> float:
+def _difference(encoder: Encoder, load: Callable[[Path], nn.Module], weights: Path) -> float:
     """Largest absolute difference of the features on a random batch, both on the CPU."""
     backbone = copy.deepcopy(encoder.backbone).cpu().eval()
     size = encoder.info.image_size
     pixels = torch.randn(2, encoder.info.backbone.in_channels, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = backbone(pixels).pooled
-        given = _outputs(snippet, pixels)
+        with torch.random.fork_rng(devices=[]):
+            given = load(weights).eval()(pixels)
     if given.shape != expected.shape:
         raise RuntimeError(f"the exported network gives {tuple(given.shape)}, the encoder {tuple(expected.shape)}")
     difference = float((given - expected).abs().max())
     if not difference <= TOLERANCE * float(expected.abs().max()):
         raise RuntimeError(f"the exported network differs from the encoder by {difference:.2g}; nothing was written")
     return difference
-
-
-def _outputs(snippet: str, pixels: Tensor) -> Tensor:
-    # The very text that the user is given runs here, so it cannot be wrong. It is ours: names go in by repr only.
-    names: dict = {}
-    with torch.random.fork_rng(devices=[]):
-        exec(compile(snippet, "<export snippet>", "exec"), names)
-    return names["model"].eval()(pixels)
 
 
 def _card(encoder: Encoder, report: ExportReport) -> str:

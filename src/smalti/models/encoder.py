@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dacite
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -82,8 +83,6 @@ class EncoderInfo:
         """
         try:
             fields = json.loads(text)
-            pixels = fields.pop("pixels")
-            pixels |= {"mean": tuple(pixels["mean"]), "std": tuple(pixels["std"])}
             described = fields.pop("backbone")
             kind = described.pop("class", TimmBackbone.__name__)
             known = _BACKBONES | ({} if backbone is None else {type(backbone).__name__: type(backbone)})
@@ -93,17 +92,21 @@ class EncoderInfo:
                     "its class",
                     "give settings of it as backbone=, or the recipe file that brings it as --backbone FILE.py",
                 )
-            if "half" in described:
-                described["half"] = TimmBackbone(**described["half"])
-            return cls(backbone=known[kind](**described), pixels=PixelStatistics(**pixels), **fields)
+            strict = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _number})
+            fields["backbone"] = dacite.from_dict(known[kind], described, strict)
+            return dacite.from_dict(cls, fields, strict)
         except UserError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (dacite.DaciteError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{where}, which is not a description of an encoder ({type(error).__name__}: {error})",
                 "the JSON that smalti writes beside its weights",
                 "write it again with save_encoder, or pass the weights alone with backbone=",
             ) from None
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) else value
 
 
 class Encoder(nn.Module):

@@ -1,11 +1,13 @@
 """Backbones by the names of timm's architectures, with stems and widths for small images and wide ResNets."""
 
 import difflib
+import inspect
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import timm
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from smalti.checks import require_count, require_positive
@@ -15,6 +17,9 @@ from smalti.models.backbone import BackboneConfig
 # A 3x3 convolution in place of the 7x7 and its max-pool; the stride of the whole network shrinks 32 -> 8 or 16.
 SMALL_STEM_STRIDE = {"stride8": 1, "stride16": 2}
 _RESNET_CHANNELS = (64, 128, 256, 512)
+# Keywords of timm's factory, not of an architecture: weights to load, places to look for them, other outputs.
+_TIMMS_OWN = {*inspect.signature(timm.create_model).parameters, *inspect.signature(build_model_with_cfg).parameters}
+_TIMMS_OWN |= {"num_classes", "in_chans"}
 # timm's plain vision transformers; not levit, mobilevit, ..., nor those whose relative positions fix their size.
 _TAKES_DYNAMIC_SIZE = re.compile("vit_(?!s?relpos)|deit|eva|flexivit|beit3")
 
@@ -78,6 +83,7 @@ def _create(config: TimmBackbone) -> Any:
         )
     if config.width != 1 and not timm.models.is_model_in_modules(config.name, ["resnet"]):
         raise _not_plain(config)
+    _check_plain(config)
     options = {**config.timm_options()}
     if _TAKES_DYNAMIC_SIZE.match(config.name):
         options.setdefault("dynamic_img_size", True)
@@ -85,11 +91,9 @@ def _create(config: TimmBackbone) -> Any:
         options.setdefault("strict_img_size", False)
     try:
         model: Any = timm.create_model(config.name, num_classes=0, in_chans=config.in_channels, **options)
-    except TypeError as error:
-        # timm drops options whose value is None and passes the rest on, so an unknown one ends here.
-        raise UserError(
-            f"backbone options {config.options} for {config.name}", "options that it takes", str(error)
-        ) from None
+    except (TypeError, ValueError, AssertionError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        raise _not_taken(config, str(error).partition("\n")[0] or type(error).__name__) from None
+    _check_known(config, type(model))
     plain = type(model) is timm.models.resnet.ResNet and isinstance(model.conv1, nn.Conv2d)
     if not plain and (config.width != 1 or config.stem != "standard"):
         raise _not_plain(config)
@@ -98,6 +102,34 @@ def _create(config: TimmBackbone) -> Any:
     if config.stem != "standard":
         _shrink_stem(model, SMALL_STEM_STRIDE[config.stem])
     return model
+
+
+def _check_plain(config: TimmBackbone) -> None:
+    """Options come from files too: nothing in them may be run, load a file or ask a hub."""
+    for name, value in config.options.items():
+        if not name.isidentifier() or name in _TIMMS_OWN:
+            raise _not_taken(config, f"leave {name!r} out")
+        if not _is_plain(value):
+            raise _not_taken(config, f"give {name} as numbers, text or lists of them")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _check_known(config: TimmBackbone, built: type) -> None:
+    """timm drops options whose value is None without a word."""
+    classes = [each for each in built.__mro__ if each is not object]
+    known = {name for each in classes for name in inspect.signature(each).parameters} - {"args", "kwargs"}
+    unknown = [name for name in config.options if name not in known]
+    if unknown:
+        raise _not_taken(config, f"leave {unknown[0]!r} out")
+
+
+def _not_taken(config: TimmBackbone, do: str) -> UserError:
+    return UserError(f"backbone options {config.options} for {config.name}", "options that it takes", do)
 
 
 def _not_plain(config: TimmBackbone) -> UserError:
