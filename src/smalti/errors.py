@@ -1,4 +1,6 @@
-"""The errors a user can mend, and the one way to word them: what was got, what was expected, what to do."""
+"""The errors a user can put right, and the one way to word them: what was got, what was expected, what to do."""
+
+from smalti.text import printable
 
 
 class UserError(ValueError):
@@ -17,7 +19,11 @@ class UserError(ValueError):
     """
 
     def __init__(self, got: str, expected: str, do: str) -> None:
-        super().__init__(f"got {got}; expected {expected}; {do}")
+        self._parts = (got, expected, do)
+        super().__init__(printable(f"got {got}; expected {expected}; {do}"))
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
+        return type(self), self._parts  # as it travels from a loader's worker
 
 
 class BadImageError(Exception):

@@ -5,11 +5,18 @@ recipe.json  metrics.jsonl  views.png  checkpoints/last.ckpt  encoder.safetensor
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from smalti.errors import UserError
-from smalti.files import atomic
+from smalti.files import atomic, writing
+
+# What others may leave in a folder without its being theirs.
+_HARMLESS = {"checkpoints", "views.png", "skipped.txt", ".lock", "tensorboard", "wandb"}
+_TEMPORARY = (".encoder.*", ".metrics.*", ".recipe.*", ".views.*", "checkpoints/.last.*", "checkpoints/.previous.*")
 
 
 class RunFolder:
@@ -32,6 +39,26 @@ class RunFolder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
 
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.path / "checkpoints" / "previous.ckpt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, no other process may use the folder; the system opens the lock of one that has died.
+
+        Raises:
+            UserError: another process is using it.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            with writing(self.path), lock.acquire(timeout=0):
+                yield
+        except filelock.Timeout:
+            raise UserError(
+                f"run folder {self.path}, which another run is writing", "one run a folder", "give another --out"
+            ) from None
+
     def begin(self, recipe: str, data: dict[str, Any], resume: bool) -> None:
         """Write what the run is, or prove that what is there is the same run.
 
@@ -41,15 +68,35 @@ class RunFolder:
             resume: continue what is there, or begin if nothing is.
 
         Raises:
-            UserError: a run is there and is not to be resumed, or it is another one.
+            UserError: a run is there and is not to be resumed, or it is another one; or files of something else are.
         """
         described = {"recipe": json.loads(recipe), "data": data}
         path = self.path / "recipe.json"
         if path.exists():
-            self._check_same(json.loads(path.read_text()), described, resume)
+            self._check_same(self._read_recipe(path), described, resume)
             return
+        foreign = sorted({each.name for each in self.path.iterdir()} - _HARMLESS)
+        foreign += [each.name for each in (self.checkpoint, self.previous_checkpoint) if each.exists()]
+        foreign = [name for name in foreign if not any(Path(name).match(each) for each in _TEMPORARY)]
+        if foreign:
+            raise UserError(
+                f"folder {self.path} with {', '.join(foreign[:3])} but without recipe.json",
+                "an empty folder or a run's",
+                "give another --out" + (", or put recipe.json back" if "last.ckpt" in foreign else ""),
+            )
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(described, indent=2) + "\n")
+
+    def _read_recipe(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text())
+        except (ValueError, RecursionError) as error:
+            content = error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path}, which is damaged", "the JSON that a run begins with", "restore it, or give another --out"
+            )
+        return content
 
     def _check_same(self, there: dict[str, Any], asked: dict[str, Any], resume: bool) -> None:
         if not resume:
@@ -66,27 +113,48 @@ class RunFolder:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
     def tidy(self, step: int) -> None:
-        """Drop what a killed run leaves: half a checkpoint, and lines logged after `step` steps, to be made again."""
-        for half_written in self.checkpoint.parent.glob(f".{self.checkpoint.stem}.*"):
-            half_written.unlink()
+        """Drop what a killed run leaves: half-written files, and lines logged after `step` steps, to be made again.
+
+        Damaged lines of metrics.jsonl go to metrics.damaged.txt.
+        """
+        for pattern in _TEMPORARY:
+            for half_written in self.path.glob(pattern):
+                half_written.unlink()
         path = self.path / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and _step(line) <= step]
-            with atomic(path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept))
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        steps = [_step(line) for line in lines]
+        damaged = [line for line, at in zip(lines, steps, strict=True) if at is None]
+        if damaged[:1] == lines[-1:] and not lines[-1].endswith(b"\n"):
+            damaged = damaged[1:]  # half a line is what any killed run leaves
+        if damaged:
+            with (self.path / "metrics.damaged.txt").open("ab") as file:
+                file.writelines(damaged)
+        with atomic(path) as temporary:
+            kept = (line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step)
+            temporary.write_bytes(b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
 
     def metrics(self) -> list[dict[str, float]]:
-        """Every logged line."""
+        """Every logged line, without damaged ones."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _step(line) is not None]
 
 
-def _step(line: str) -> float:
-    return json.loads(line)["step"]
+def _step(line: bytes) -> float | None:
+    """Of a line of metrics; None for a damaged one."""
+    try:
+        values = json.loads(line)
+        whole = all(isinstance(value, int | float) for value in values.values())
+        return values["step"] if whole else None
+    except (ValueError, AttributeError, KeyError, RecursionError):
+        return None
 
 
 def _differences(there: Any, asked: Any, name: str = "") -> Iterator[str]:
