@@ -9,11 +9,8 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, WebPImagePlugin
 
 from smalti.errors import BadImageError
-from smalti.images.jpeg import decode_jpeg
+from smalti.images.decoders import decode_jpeg, decode_png, decode_ppm, decode_with
 from smalti.images.layout import as_image
-from smalti.images.pillow import decode_with
-from smalti.images.png import decode_png
-from smalti.images.ppm import decode_ppm
 from smalti.images.tiff import decode_tiff
 
 
