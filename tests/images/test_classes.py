@@ -76,9 +76,9 @@ def test_images_without_labels_have_no_classes(tree, listed):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "names none"),
-        ("# nothing\n", "names none"),
-        ("a\nb\na\n", "names a twice"),
+        (b"", "names none"),
+        (b"# nothing\n", "names none"),
+        (b"a\nb\na\n", "names a twice"),
         (b"\xff\xfe\x00", "not a text"),
     ],
 )

@@ -9,7 +9,7 @@ _MOST_PIXELS = 2**30  # OpenCV's own limit; a damaged header can claim enough to
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse a size, before memory is taken for it, that no picture has.
+    """Refuse an impossible size before memory is taken for it.
 
     Raises:
         BadImageError: more than 2^30 pixels.
