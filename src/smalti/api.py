@@ -13,9 +13,8 @@ from smalti.evaluation.features import FeatureSet, extract_features
 from smalti.evaluation.knn import knn_scores
 from smalti.evaluation.linear import LinearProbe
 from smalti.images.catalog import has_split, open_source
-from smalti.images.source import ImageSource
+from smalti.images.source import ImageSource, Subset
 from smalti.images.statistics import PixelStatistics, measure
-from smalti.images.subset import Subset
 from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder, load_initial
 from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
@@ -36,6 +35,7 @@ def pretrain(
     out: str | Path,
     recipe: str | Recipe = "mosrep_moco",
     *,
+    classes: str | Path = "",
     engine: Engine | None = None,
     resume: bool = False,
 ) -> Encoder:
@@ -48,6 +48,7 @@ def pretrain(
         data: see `smalti.images.catalog.open_source`.
         out: the run folder.
         recipe: a recipe, its name, or a Python file with `def recipe() -> Recipe`.
+        classes: "imagenet100", or a text file with a class's name on each line, to learn from images of these alone.
         engine: devices, workers and reports.
         resume: continue the run in `out`, or begin it if there is none.
 
@@ -63,7 +64,7 @@ def pretrain(
     """
     console = Console()
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    source = open_source(data, "train", recipe.backbone.in_channels)
+    source = open_source(data, "train", recipe.backbone.in_channels, classes)
     _announce(console, source)
     wanted, recipe = recipe.batch_size, _fit_batch(recipe, len(source))
     if recipe.batch_size < wanted and is_first():
@@ -98,7 +99,7 @@ def pretrain(
         statistics,
         engine=engine,
         export=lambda backbone: save_encoder(run.path, backbone, info),
-        monitors=_monitors(data, source, info, engine),
+        monitors=_monitors(data, classes, source, info, engine),
         resume=resume,
         begun=draw_once,
     )
@@ -132,15 +133,19 @@ def plot(
     )
 
 
-def embed(encoder: str | Path | Encoder, data: str | Path, split: str = "train", **options: Any) -> FeatureSet:
-    """Features of every image, with labels and names; options as for `extract_features`.
+def embed(
+    encoder: str | Path | Encoder, data: str | Path, split: str = "train", classes: str | Path = "", **options: Any
+) -> FeatureSet:
+    """Features of every image, or of those of some classes, with labels and names.
+
+    Data and classes are as for `pretrain`, further options as for `extract_features`.
 
     Example:
         >>> from smalti import embed
         >>> features = embed("runs/photos", "photos")  # doctest: +SKIP
     """
     encoder = encoder if isinstance(encoder, Encoder) else load_encoder(encoder)
-    source = open_source(data, "test" if split == "test" else "train", encoder.info.backbone.in_channels)
+    source = open_source(data, "test" if split == "test" else "train", encoder.info.backbone.in_channels, classes)
     return extract_features(encoder, source, **options)
 
 
@@ -187,10 +192,12 @@ def _fit_batch(recipe: Recipe, images: int) -> Recipe:
     return next(fitting, replace(recipe, batch_size=sizes[0]))  # which will say what is wrong when its views are made
 
 
-def _monitors(data: str | Path, source: ImageSource, info: EncoderInfo, engine: Engine) -> list[Any]:
+def _monitors(
+    data: str | Path, classes: str | Path, source: ImageSource, info: EncoderInfo, engine: Engine
+) -> list[Any]:
     if engine.score_every < 0 or source.labels is None or not has_split(data):
         return []
-    test = open_source(data, "test", info.backbone.in_channels)
+    test = open_source(data, "test", info.backbone.in_channels, classes)
     if test.labels is None:
         return []
     train_part, test_part = (Subset(s, evenly_spaced(len(s), _MONITORED)) for s in (source, test))

@@ -77,13 +77,21 @@ class RecipeChoice:
     """Side of the standard views, pixels; the other views, tiles and shifts follow. 0 for the recipe's own."""
 
 
+@dataclass(kw_only=True)
+class ClassChoice:
+    """Which of the images a command takes."""
+
+    classes: str = ""
+    """Only images of these classes (sub-folders): imagenet100, or a text file with a name on each line."""
+
+
 def _pretrain(arguments: list[str]) -> None:
     """Learn an encoder from images, and leave a run folder."""
     from smalti.training.fit import Engine
     from smalti.training.recipe import Recipe
 
     @dataclass(kw_only=True)
-    class Pretrain(RecipeChoice):
+    class Pretrain(RecipeChoice, ClassChoice):
         data: Positional[str]
         """A folder of images, nested or not, or a data set's name (photos, cifar10, imagenette, stl10, ...)."""
         out: Path
@@ -96,7 +104,9 @@ def _pretrain(arguments: list[str]) -> None:
     from smalti.api import pretrain
 
     given = _parse(Pretrain, arguments, "pretrain", settings=_recipe_of(arguments))
-    encoder = pretrain(given.data, given.out, given.settings, engine=given.engine, resume=given.resume)
+    encoder = pretrain(
+        given.data, given.out, given.settings, classes=given.classes, engine=given.engine, resume=given.resume
+    )
     print(f"{encoder.info.backbone.name} trained by {encoder.info.recipe}: {given.out / 'encoder.safetensors'}")
 
 
@@ -105,7 +115,7 @@ def _views(arguments: list[str]) -> None:
     from smalti.training.recipe import Recipe
 
     @dataclass(kw_only=True)
-    class Views(RecipeChoice):
+    class Views(RecipeChoice, ClassChoice):
         data: Positional[str]
         """A folder of images, or a data set's name."""
         out: Path
@@ -119,7 +129,7 @@ def _views(arguments: list[str]) -> None:
 
     given = _parse(Views, arguments, "views", settings=_recipe_of(arguments))
     _check_folder_of(given.out)
-    source = open_source(given.data, "train", given.settings.backbone.in_channels)
+    source = open_source(given.data, "train", given.settings.backbone.in_channels, given.classes)
     plot(source, given.settings, given.out, step=given.step)
     print(f"views of {given.settings.name}: {given.out}")
 
@@ -128,7 +138,7 @@ def _evaluate(arguments: list[str]) -> None:
     """Score an encoder: smalti evaluate knn|linear ENCODER --train DATA --test DATA."""
 
     @dataclass
-    class Evaluate:
+    class Evaluate(ClassChoice):
         probe: Positional[Literal["knn", "linear"]]
         """What to score with."""
         encoder: Positional[str]
@@ -153,9 +163,10 @@ def _evaluate(arguments: list[str]) -> None:
     given = _parse(Evaluate, arguments, "evaluate")
     encoder = _load(given.encoder, given.backbone)
     options = {"image_size": given.image_size or None, "workers": given.workers, "device": _device(), "progress": True}
-    train, test = _feature_sets(encoder, given.train, given.test, options)
+    train, test = _feature_sets(encoder, given.train, given.test, given.classes, options)
     scores = evaluate_knn(train, test) if given.probe == "knn" else evaluate_linear(train, test, given.seed)
-    _write_json(given.json, {"encoder": given.encoder, "train": given.train, "test": given.test, **scores})
+    described = {"encoder": given.encoder, "train": given.train, "test": given.test, "classes": given.classes}
+    _write_json(given.json, described | scores)
     print("  ".join(f"{name} {score:.4f}" for name, score in scores.items()))
 
 
@@ -163,7 +174,7 @@ def _embed(arguments: list[str]) -> None:
     """Write the features, labels and names of images to an .npz file."""
 
     @dataclass
-    class Embed:
+    class Embed(ClassChoice):
         encoder: Positional[str]
         """A run folder, an encoder file, a checkpoint, timm:NAME or random:NAME."""
         data: Positional[str]
@@ -187,6 +198,7 @@ def _embed(arguments: list[str]) -> None:
         _load(given.encoder, given.backbone),
         given.data,
         given.split,
+        given.classes,
         image_size=given.image_size or None,
         workers=given.workers,
         device=_device(),
@@ -355,7 +367,7 @@ def _load(encoder: str, backbone: str) -> "Encoder":
     return load_encoder(encoder, backbone=get_recipe(backbone).backbone if is_file else TimmBackbone(name=backbone))
 
 
-def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _feature_sets(encoder: "Encoder", train: str, test: str, classes: str, options: dict[str, Any]) -> tuple[Any, Any]:
     from smalti.api import embed
     from smalti.images.catalog import has_split, open_source
     from smalti.images.named import Split
@@ -365,9 +377,9 @@ def _feature_sets(encoder: "Encoder", train: str, test: str, options: dict[str, 
     tested: Split = "test" if not test or has_split(test) else "train"
     parts: list[tuple[str, str, Split]] = [("--train", train, "train"), ("--test", test or train, tested)]
     for option, data, part in parts:  # before hours of embedding
-        if open_source(data, part, encoder.info.backbone.in_channels).labels is None:
+        if open_source(data, part, encoder.info.backbone.in_channels, classes).labels is None:
             raise UserError(f"{option} {data}, images without labels", "one sub-folder a class", "sort them into some")
-    train_features, test_features = (embed(encoder, data, part, **options) for _, data, part in parts)
+    train_features, test_features = (embed(encoder, data, part, classes, **options) for _, data, part in parts)
     _tell_skipped((*train_features.skipped, *test_features.skipped))
     return train_features, test_features
 

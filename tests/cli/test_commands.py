@@ -61,6 +61,23 @@ def test_labels_of_train_and_val_are_scored_during_training(run: Path) -> None:
     assert scores[-1]["knn1"] > 0.9
 
 
+def test_some_classes_are_learned_from_and_scored_on(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bees, out = tmp_path / "bees.txt", tiny.without_drawing(tmp_path / "run")
+    bees.write_text("# of two classes\nbee\n")
+    pretrain = f"pretrain {data} --out {out} --recipe {tiny.RECIPE_FILE} --workers 0 --logger none --epochs 1 --resume"
+    smalti(f"{pretrain} --classes {bees}")
+    described = json.loads((out / "recipe.json").read_text())["data"]
+    assert described["images"] == 12
+    assert described["name"] == f"{data / 'train'} ({bees})"
+    assert cli.main(pretrain.split()) == 2
+    assert "data.name" in capsys.readouterr().err
+    smalti(f"evaluate knn {run} --train {data} --classes {bees} --json {tmp_path}/knn.json")
+    scores = json.loads((tmp_path / "knn.json").read_text())
+    assert (scores["classes"], scores["knn1"]) == (str(bees), 1)
+
+
 def test_views_follow_step_and_size(data: Path, tmp_path: Path) -> None:
     pictures = {}
     for name, options in {"a": "", "again": "", "step": "--step 1", "size": "--size 32"}.items():

@@ -87,6 +87,18 @@ def test_truncated_jpeg_is_refused(kept):
         decode(data[: int(len(data) * kept)])
 
 
+@pytest.mark.parametrize("ending", [b"\0" * 4000, b"\xff\xd9"], ids=["zeros", "end-of-image"])
+def test_truncated_jpeg_that_is_filled_up_is_refused(ending):
+    data = encoded(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8), "JPEG")
+    with pytest.raises(BadImageError, match=r"^truncated JPEG$"):
+        decode(data[: len(data) // 2] + ending)
+
+
+def test_superfluous_bytes_after_the_last_pixel_do_no_harm():
+    data = encoded(smooth(), "JPEG")
+    assert_image(decode(data[:-2] + b"\x12\x34\x56\x78" + data[-2:]), decode(data))
+
+
 def test_hundred_megapixels_decode_and_leave_pillows_limit_alone():
     limit = Image.MAX_IMAGE_PIXELS
     image = decode(by_opencv(".jpg", np.full((10_000, 10_000), 77, np.uint8)))
@@ -235,6 +247,12 @@ def test_truncated_tiff_is_refused(data):
 
 
 # ---- the others
+
+
+def test_portable_maps_are_scaled_to_eight_bits_only():
+    assert decode(b"P5\n2 2\n15\n\x00\x05\x0a\x0f").ravel().tolist() == [0, 85, 170, 255]
+    assert decode(b"P6\n1 1\n1023\n\x00\x00\x01\x00\x03\xff").ravel().tolist() == [0, 256, 1023]
+    assert decode(b"P5\n3 1\n1023\n\x00\x00\x01\x00\x03\xff").ravel().tolist() == [0, 256, 1023]
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])

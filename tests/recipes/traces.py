@@ -19,8 +19,8 @@ from lightning_fabric import Fabric
 
 from smalti.images.array import ArraySource
 from smalti.images.photos import photos
+from smalti.images.source import Subset
 from smalti.images.statistics import PixelStatistics, measure
-from smalti.images.subset import Subset
 from smalti.methods.affinity import AffinityConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.split import SplitBackbone

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from smalti.errors import UserError
+from smalti.images.classes import only_classes
 from smalti.images.folder import IMAGE_SUFFIXES, FolderSource
 from smalti.images.named import Split, open_set, set_names
 from smalti.images.source import ImageSource
@@ -13,7 +14,7 @@ _TRAIN_FOLDERS = ("train", "training")
 _TEST_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there; `test` of ImageNet has no labels
 
 
-def open_source(data: str | Path, split: Split = "train", channels: int = 3) -> ImageSource:
+def open_source(data: str | Path, split: Split = "train", channels: int = 3, classes: str | Path = "") -> ImageSource:
     """Open a folder of images, or a data set by its name.
 
     A folder with a sub-folder `train` (or `training`) and one of `val`, `valid`, `validation`, `test` has these as
@@ -24,10 +25,23 @@ def open_source(data: str | Path, split: Split = "train", channels: int = 3) -> 
         data: a folder, or as text one of `set_names()`; a folder of such a name is written "./photos".
         split: which part.
         channels: what every image is brought to.
+        classes: "imagenet100", or a text file, to open the images of these classes alone, see `only_classes`.
 
     Raises:
-        UserError: there is no such folder, set or split, no image in it, or a download failed.
+        UserError: there is no such folder, set, split or class, no image in it, or a download failed.
     """
+    source = _open_all(data, split, channels)
+    return only_classes(source, classes) if classes else source
+
+
+def has_split(data: str | Path) -> bool:
+    """Whether `open_source(data, "test")` will find a test split; False also for what cannot be opened at all."""
+    if isinstance(data, str) and data in set_names():
+        return True
+    return Path(data).is_dir() and _split_folders(Path(data)) is not None
+
+
+def _open_all(data: str | Path, split: Split, channels: int) -> ImageSource:
     if isinstance(data, str) and data in set_names():
         return open_set(data, split, channels)
     folder = _existing_folder(data)
@@ -41,13 +55,6 @@ def open_source(data: str | Path, split: Split = "train", channels: int = 3) -> 
             "arrange the images so, or give the test images as a folder of their own",
         )
     return _not_empty(FolderSource(folder, channels))
-
-
-def has_split(data: str | Path) -> bool:
-    """Whether `open_source(data, "test")` will find a test split; False also for what cannot be opened at all."""
-    if isinstance(data, str) and data in set_names():
-        return True
-    return Path(data).is_dir() and _split_folders(Path(data)) is not None
 
 
 def _existing_folder(data: str | Path) -> Path:

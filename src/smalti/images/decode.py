@@ -1,5 +1,6 @@
-"""From the bytes of a file to an image, or to one plain reason why not."""
+"""From the bytes of a file to an image, or to the reason why there is none."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -9,25 +10,17 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, WebPImagePlugin
 
 from smalti.errors import BadImageError
-from smalti.images.jpeg import decode_jpeg
+from smalti.images.decoders import decode_jpeg, decode_png, decode_ppm, decode_with
 from smalti.images.layout import as_image
-from smalti.images.pillow import decode_with
-from smalti.images.png import decode_png
-from smalti.images.ppm import decode_ppm
 from smalti.images.tiff import decode_tiff
 
 
-class _Format(NamedTuple):
-    name: str
-    decode: Callable[[bytes], np.ndarray]
-
-
 def decode(data: bytes) -> np.ndarray:
-    """Decode one image file; the content decides the format, never the file's name.
+    """Decode one image file; its content decides the format, never its name.
 
     Channels and bit depth stay as they are in the file, a picture that a camera turned is turned upright, and an
-    animation gives its first frame. A picture may have 2^30 pixels; only WebP and TIFF in palette or ink
-    colors stop at twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which their plug-ins check themselves.
+    animation gives its first frame. A picture may have 2^30 pixels; WebP, and TIFF in palette or ink colors, at most
+    twice `PIL.Image.MAX_IMAGE_PIXELS` (179 megapixels), which Pillow checks itself.
 
     Args:
         data: the whole file: JPEG, PNG, TIFF, WebP, GIF, BMP, PPM/PGM/PBM or NumPy's .npy.
@@ -40,7 +33,7 @@ def decode(data: bytes) -> np.ndarray:
     """
     if not data:
         raise BadImageError("empty file")
-    format_ = _format_of(data)
+    format_ = next((each for each in _FORMATS if re.match(each.beginning, data)), None)
     if format_ is None:
         raise BadImageError(f"not an image ({'text' if _looks_like_text(data) else 'unknown format'})")
     try:
@@ -49,7 +42,7 @@ def decode(data: bytes) -> np.ndarray:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise BadImageError(f"{format_.name} too large to decode") from error
-    except Exception as error:  # decoders raise what they like; whatever it is, this one file is what is wrong
+    except Exception as error:  # decoders raise anything; whatever it is, this one file is the cause
         raise BadImageError(_reason(format_.name, error)) from error
 
 
@@ -57,28 +50,22 @@ def _decode_npy(data: bytes) -> np.ndarray:
     return np.load(BytesIO(data), allow_pickle=False)
 
 
+class _Format(NamedTuple):
+    beginning: bytes  # a regular expression
+    name: str
+    decode: Callable[[bytes], np.ndarray]
+
+
 _FORMATS = (
-    (b"\xff\xd8\xff", _Format("JPEG", decode_jpeg)),
-    (b"\x89PNG\r\n\x1a\n", _Format("PNG", decode_png)),
-    (b"II*\0", _Format("TIFF", decode_tiff)),
-    (b"MM\0*", _Format("TIFF", decode_tiff)),
-    (b"II+\0", _Format("TIFF", decode_tiff)),
-    (b"MM\0+", _Format("TIFF", decode_tiff)),
-    (b"\x93NUMPY", _Format("npy", _decode_npy)),
-    (b"GIF8", _Format("GIF", partial(decode_with, GifImagePlugin.GifImageFile))),
-    (b"BM", _Format("BMP", partial(decode_with, BmpImagePlugin.BmpImageFile))),
-    *((b"P%d" % kind, _Format("PPM", decode_ppm)) for kind in range(1, 7)),
+    _Format(rb"\xff\xd8\xff", "JPEG", decode_jpeg),
+    _Format(rb"\x89PNG\r\n\x1a\n", "PNG", decode_png),
+    _Format(rb"II[*+]\0|MM\0[*+]", "TIFF", decode_tiff),  # + for files above 4 GB
+    _Format(rb"\x93NUMPY", "npy", _decode_npy),
+    _Format(rb"RIFF[\s\S]{4}WEBP", "WebP", partial(decode_with, WebPImagePlugin.WebPImageFile)),
+    _Format(rb"GIF8", "GIF", partial(decode_with, GifImagePlugin.GifImageFile)),
+    _Format(rb"BM", "BMP", partial(decode_with, BmpImagePlugin.BmpImageFile)),
+    _Format(rb"P[1-6]\s", "PPM", decode_ppm),
 )
-_WEBP = _Format("WebP", partial(decode_with, WebPImagePlugin.WebPImageFile))
-
-
-def _format_of(data: bytes) -> _Format | None:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _WEBP
-    for magic, format_ in _FORMATS:
-        if data.startswith(magic):
-            return format_
-    return None
 
 
 def _looks_like_text(data: bytes) -> bool:
@@ -91,9 +78,9 @@ _SIGNS_OF_A_CUT_FILE = ("truncat", "failed to read", "incomplete", "unexpected e
 
 def _reason(format_name: str, error: Exception) -> str:
     """One line in plain words for what a decoder raised."""
-    said = " ".join(str(error).split())
-    if any(sign in said.lower() for sign in _SIGNS_OF_A_CUT_FILE):
+    message = " ".join(str(error).split())
+    if any(sign in message.lower() for sign in _SIGNS_OF_A_CUT_FILE):
         return f"truncated {format_name}"
-    if isinstance(error, LookupError) or not said:  # a bare key or index would explain nothing
+    if isinstance(error, LookupError) or not message:  # a bare key or index would explain nothing
         return f"damaged {format_name}"
-    return f"damaged {format_name} ({said[:80]})"
+    return f"damaged {format_name} ({message[:80]})"

@@ -68,8 +68,8 @@ class FolderSource(FileSource):
     """All images below a folder, in an order that does not depend on the file system.
 
     Images in sub-folders are labeled by the first folder on their way, when there are two such folders or more
-    and no image lies beside them; any other layout is unlabeled. Hidden files and folders are passed over; links
-    are followed, but never round in a circle.
+    and no image lies next to them; any other layout is unlabeled. Hidden files and folders are skipped; links are
+    followed, but not in circles.
 
     Args:
         root: the folder.

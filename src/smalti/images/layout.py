@@ -1,4 +1,4 @@
-"""The one layout of an image in memory: (H, W, C), C-contiguous, uint8, uint16 or float32."""
+"""The one layout of an image in memory: (H, W, C), upright, C-contiguous, uint8, uint16 or float32."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ _MOST_PIXELS = 2**30  # OpenCV's own limit; a damaged header can claim enough to
 
 
 def check_size(height: int, width: int) -> None:
-    """Refuse a size, before memory is taken for it, that no picture has.
+    """Refuse an impossible size before memory is taken for it.
 
     Raises:
         BadImageError: more than 2^30 pixels.
@@ -49,6 +49,25 @@ def as_image(array: np.ndarray) -> np.ndarray:
     image = np.ascontiguousarray(array, dtype=kept)
     if kept == np.float32 and not np.isfinite(image).all():
         raise BadImageError("holds NaN or infinity")
+    return image
+
+
+def upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo the turn or flip that a camera recorded.
+
+    Args:
+        image: (H, W) or (H, W, C) as stored.
+        orientation: 1 to 8 as EXIF and TIFF define them; any other number leaves the image as it is.
+
+    Returns:
+        A view of the image, its first two axes swapped for orientations 5 to 8.
+    """
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
     return image
 
 

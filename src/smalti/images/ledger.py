@@ -1,4 +1,4 @@
-"""The ledger of files that could not be used: each named once, and an end to it when there are too many."""
+"""The list of files that could not be used: each is named once, and too many of them stop the run."""
 
 import os
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _FLOOR = 10
 
 
 class BadFiles:
-    """Counts bad files, writes them to `skipped.txt`, and stops the run when they are more than a few.
+    """Counts bad files, writes them to `skipped.txt`, and stops the run when there are too many.
 
     At most `max(max_fraction * total, min(10, total / 2))` files may be bad: a small folder with a handful of
     broken files still trains, whatever the fraction. Files of an earlier run in the same folder are read back and
@@ -20,7 +20,7 @@ class BadFiles:
         folder: where `skipped.txt` is kept, a line "name<TAB>reason" for each; None keeps no file.
         total: how many files there are.
         max_fraction: the share of them that may be bad, 0 to 1.
-        writes: whether this process writes to the file; of several that keep one account, one does.
+        writes: whether this process writes to the file; of several processes of one run, one does.
 
     Raises:
         UserError: `max_fraction` is outside 0 to 1.
@@ -80,7 +80,7 @@ class BadFiles:
         return UserError(
             f"{self.count} bad files of {self._total} ({first})",
             f"at most {int(self.limit)}",
-            f"mend or remove the files {listed}, or raise --max-bad-fraction",
+            f"repair or remove the files {listed}, or raise --max-bad-fraction",
         )
 
 

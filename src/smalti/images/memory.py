@@ -27,9 +27,9 @@ def load_into_memory(
 ) -> ArraySource | None:
     """Decode every image of a source into one array, if all are small, 8-bit and of one size.
 
-    The first readable image decides whether the set is tried at all; the first image of another shape or type
-    ends the trial. Images that cannot be read are noted in the ledger and left out, so image `i` of the result
-    need not be image `i` of the source; names and labels stay with their images.
+    The first readable image decides whether to try; the first one of another shape or type ends the attempt. Images
+    that cannot be read are noted in the ledger and left out, so image `i` of the result need not be image `i` of the
+    source; names and labels stay with their images.
 
     Args:
         source: where the images come from.

@@ -11,7 +11,7 @@ from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 
-_FIRST = 16  # images whose commonest type decides
+_FIRST = 16  # images whose most common type decides
 _LEAST_STD = 1e-3  # a constant channel becomes 0, not a division by nothing
 
 
@@ -65,12 +65,12 @@ class PixelStatistics:
 def measure(source: ImageSource, sample: int = 256, seed: int = 0) -> PixelStatistics:
     """Find the statistics that a source's images are to be standardized with.
 
-    8-bit RGB takes ImageNet's, as published weights expect. All else is measured: 8 and 16 bits on their full range
-    (a 12-bit image in a 16-bit file gets its contrast back from the small deviation), floats on the range that
-    the sample spans. Where types are mixed, the commonest decides.
+    8-bit RGB takes ImageNet's, as published weights expect. Everything else is measured: 8 and 16 bits on their full
+    range (a 12-bit image in a 16-bit file gets its contrast back from the small deviation), floats on the range that
+    the sample spans. Where types are mixed, the most common one decides.
 
     Args:
-        source: where the images come from; those that cannot be read are passed over.
+        source: where the images come from; those that cannot be read are skipped.
         sample: the most images read, evenly spaced over the source.
         seed: where the spacing starts; the same seed gives the same images.
 
@@ -122,10 +122,10 @@ def _measured(first: np.ndarray, others: Iterator[np.ndarray]) -> PixelStatistic
     total, squares = np.zeros_like(shift), np.zeros_like(shift)
     for image in itertools.chain([first], others):
         low, high = min(low, float(image.min())), max(high, float(image.max()))
-        centerd = image.astype(np.float64) - shift  # (H, W, C)
+        centered = image.astype(np.float64) - shift  # (H, W, C)
         pixels += image.shape[0] * image.shape[1]
-        total += centerd.sum(axis=(0, 1))
-        squares += np.square(centerd).sum(axis=(0, 1))
+        total += centered.sum(axis=(0, 1))
+        squares += np.square(centered).sum(axis=(0, 1))
     if first.dtype != np.float32:
         low, high = 0.0, float(np.iinfo(first.dtype).max)
     elif high == low:

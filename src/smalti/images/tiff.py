@@ -6,10 +6,8 @@ import numpy as np
 import tifffile
 from PIL import TiffImagePlugin
 
-from smalti.images.deep import decode_deep
-from smalti.images.layout import check_size
-from smalti.images.orientation import upright
-from smalti.images.pillow import decode_with
+from smalti.images.decoders import decode_deep, decode_with
+from smalti.images.layout import check_size, upright
 
 _PLAIN = (tifffile.PHOTOMETRIC.MINISWHITE, tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 _MOST_CHANNELS_OF_A_THIN_PAGE = 16
@@ -35,10 +33,10 @@ def decode_tiff(data: bytes) -> np.ndarray:
             if "imagecodecs" not in str(error):
                 raise
             return decode_deep(data)  # LZW and other codecs that tifffile does not bring along
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            image = _inverted(image)
-        tag = page.tags.get("Orientation")
-        return upright(image, int(tag.value) if tag is not None else 1)
+        whole_numbers = image.dtype == bool or image.dtype.kind == "u"
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and whole_numbers:
+            image = np.invert(image)
+        return upright(image, page.tags.valueof("Orientation", 1))
 
 
 def _channels_last(file: tifffile.TiffFile) -> np.ndarray:
@@ -51,10 +49,3 @@ def _channels_last(file: tifffile.TiffFile) -> np.ndarray:
     page = file.pages.first
     image = page.asarray()
     return np.moveaxis(image, 0, -1) if page.axes == "SYX" else image
-
-
-def _inverted(image: np.ndarray) -> np.ndarray:
-    """Pixels of a file in which 0 is white, with 0 as black."""
-    if image.dtype == bool or image.dtype.kind == "u":
-        return np.invert(image)
-    return image

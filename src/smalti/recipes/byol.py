@@ -96,17 +96,17 @@ def mosrep_byol() -> Recipe:
 
 
 def byol_two_crop_in100() -> Recipe:
-    """The weak baseline on ImageNet-100."""
+    """The weak baseline on ImageNet-100 (`--classes imagenet100`)."""
     return _in100(byol_two_crop(), published="")
 
 
 def byol_multicrop_in100() -> Recipe:
-    """The strong baseline on ImageNet-100."""
+    """The strong baseline on ImageNet-100 (`--classes imagenet100`)."""
     return _in100(byol_multicrop(), published="")
 
 
 def mosrep_byol_in100() -> Recipe:
-    """MosRep on BYOL on ImageNet-100."""
+    """MosRep on BYOL on ImageNet-100 (`--classes imagenet100`)."""
     return _in100(
         mosrep_byol(), published="nearest neighbors on ImageNet-100, 400 epochs: 2.0 above byol_multicrop_in100"
     )

@@ -31,7 +31,7 @@ _HALF = TimmBackbone(name="resnet50", width=0.5)  # either half of CMC
 
 
 def mixture_moco_in100_baseline() -> Recipe:
-    """MoCo on ImageNet-100, 800 epochs."""
+    """MoCo on ImageNet-100 (`--classes imagenet100`), 800 epochs."""
     crop = Crop(augmentation=_MOCO_V1)
     return Recipe(
         name="mixture_moco_in100_baseline",
@@ -46,7 +46,7 @@ def mixture_moco_in100_baseline() -> Recipe:
 
 
 def mixture_moco_in100_baseline_240() -> Recipe:
-    """MoCo on ImageNet-100, 240 epochs."""
+    """MoCo on ImageNet-100 (`--classes imagenet100`), 240 epochs."""
     base = mixture_moco_in100_baseline()
     return replace(
         base,
@@ -58,7 +58,7 @@ def mixture_moco_in100_baseline_240() -> Recipe:
 
 
 def mixture_moco_in100() -> Recipe:
-    """Global and region mixture on MoCo."""
+    """Global and region mixture on MoCo, ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(augmentation=_MOCO_V1)
     return replace(
         mixture_moco_in100_baseline(),
@@ -69,7 +69,7 @@ def mixture_moco_in100() -> Recipe:
 
 
 def mixture_moco_in100_global() -> Recipe:
-    """Global mixture alone."""
+    """Global mixture alone on ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(augmentation=_MOCO_V1, region_probability=0.0)
     return replace(
         mixture_moco_in100_baseline(),
@@ -80,7 +80,7 @@ def mixture_moco_in100_global() -> Recipe:
 
 
 def mixture_moco_in100_region() -> Recipe:
-    """Region mixture alone."""
+    """Region mixture alone on ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(augmentation=_MOCO_V1, global_probability=0.0)
     return replace(
         mixture_moco_in100_baseline(),
@@ -173,7 +173,7 @@ def unmix_moco_small() -> Recipe:
 
 
 def mixture_cmc_in100_baseline() -> Recipe:
-    """CMC on ImageNet-100, 800 epochs: two half-width ResNet-50 on Y and CbCr.
+    """CMC on ImageNet-100 (`--classes imagenet100`), 800 epochs: two half-width ResNet-50 on Y and CbCr.
 
     Negatives are queues of keys of slow networks, where the paper's code has a memory bank.
     """
@@ -192,7 +192,10 @@ def mixture_cmc_in100_baseline() -> Recipe:
 
 
 def mixture_cmc_in100_baseline_240() -> Recipe:
-    """CMC on ImageNet-100, 240 epochs; the paper's figure is the better of 4096 and 16384 negatives."""
+    """CMC on ImageNet-100 (`--classes imagenet100`), 240 epochs.
+
+    The paper's figure is the better of 4096 and 16384 negatives.
+    """
     base = mixture_cmc_in100_baseline()
     return replace(
         base,
@@ -204,7 +207,7 @@ def mixture_cmc_in100_baseline_240() -> Recipe:
 
 
 def mixture_cmc_in100() -> Recipe:
-    """Global and region mixture on CMC, which takes little of the first."""
+    """Global and region mixture on CMC, which takes little of the first; ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1)
     return replace(
         mixture_cmc_in100_baseline(),
@@ -215,7 +218,7 @@ def mixture_cmc_in100() -> Recipe:
 
 
 def mixture_cmc_in100_global() -> Recipe:
-    """Global mixture alone."""
+    """Global mixture alone on ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1, region_probability=0.0)
     return replace(
         mixture_cmc_in100_baseline(),
@@ -226,7 +229,7 @@ def mixture_cmc_in100_global() -> Recipe:
 
 
 def mixture_cmc_in100_region() -> Recipe:
-    """Region mixture alone."""
+    """Region mixture alone on ImageNet-100 (`--classes imagenet100`)."""
     view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.0)
     return replace(
         mixture_cmc_in100_baseline(),

@@ -50,17 +50,17 @@ def mosrep_moco() -> Recipe:
 
 
 def moco_v2_in100() -> Recipe:
-    """Two standard views, 400 epochs of ImageNet-100."""
+    """Two standard views, 400 epochs of ImageNet-100 (`--classes imagenet100`)."""
     return _in100(moco_v2(), published="")
 
 
 def moco_v2_multicrop_in100() -> Recipe:
-    """With four small crops, 400 epochs of ImageNet-100."""
+    """With four small crops, 400 epochs of ImageNet-100 (`--classes imagenet100`)."""
     return _in100(moco_v2_multicrop(), published="")
 
 
 def mosrep_moco_in100() -> Recipe:
-    """MosRep on MoCo-v2, 400 epochs of ImageNet-100."""
+    """MosRep on MoCo-v2, 400 epochs of ImageNet-100 (`--classes imagenet100`)."""
     return _in100(mosrep_moco(), published="linear probe on ImageNet-100, 400 epochs: 4.8 above moco_v2_in100")
 
 
