@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.figures import Figure, show
 from smalti.images.folder import FileSource
-from smalti.views.loader import BatchOrder, ViewDataset, make_loader
+from smalti.views.loader import BatchOrder, ViewDataset, load_batches
 
 _WORKERS = 2
 
@@ -38,7 +38,7 @@ def measure(quick: bool = False) -> list[Figure]:
     source = FileSource("fake", "/nowhere", paths, labels=np.zeros(images, dtype=np.int64))
     order = BatchOrder(num_images=images, batch_size=1000, seed=0)
     names = cast(ViewDataset, _Names(source, order))  # nothing of it but its items is asked for
-    loader = make_loader(names, range(epochs * order.steps_per_epoch), workers=_WORKERS, pin_memory=False)
+    loader = load_batches(names, range(epochs * order.steps_per_epoch), workers=_WORKERS, pin_memory=False)
     held = []
     for step, _ in enumerate(loader, start=1):
         # In the middle of an epoch, when no worker has just drawn, or is about to draw, the order of another.

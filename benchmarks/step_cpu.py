@@ -93,7 +93,7 @@ def _overhead(recipe: Recipe, blocks: int) -> list[Figure]:
         pairs.append(_Paired([dataset[step] for step in steps], *bare))
         return pairs[-1]
 
-    with tempfile.TemporaryDirectory() as folder, patch("smalti.training.fit.make_loader", paired_loader):
+    with tempfile.TemporaryDirectory() as folder, patch("smalti.training.fit.load_batches", paired_loader):
         engine = Engine(log_every=_LOG_EVERY, checkpoint_every=10**9, score_every=-1)
         fit(source, RunFolder(folder), recipe, statistics, engine=engine, export=lambda backbone: None)
         last_loss = RunFolder(folder).metrics()[-1]["loss"]

@@ -1,5 +1,7 @@
 """The verbs of the command line in Python."""
 
+import multiprocessing
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from smalti.distributed import is_first
 from smalti.errors import UserError
 from smalti.evaluation.features import FeatureSet, extract_features
 from smalti.evaluation.knn import knn_scores
@@ -20,7 +21,9 @@ from smalti.models.checkpoints import load_encoder, load_initial
 from smalti.models.encoder import Encoder, EncoderInfo, save_encoder
 from smalti.recipes import get_recipe
 from smalti.runs import RunFolder
+from smalti.text import printable
 from smalti.training.fit import Engine, fit
+from smalti.training.processes import is_first
 from smalti.training.recipe import Recipe
 from smalti.views.batch import canvases
 from smalti.views.blocks import can_assign
@@ -62,15 +65,15 @@ def pretrain(
         >>> from smalti import pretrain
         >>> encoder = pretrain("photos", "runs/photos", "photos_demo")  # doctest: +SKIP
     """
-    console = Console()
+    _refuse_to_start_anew()
+    engine = engine or Engine()
+    console = Console(quiet=not is_first(engine.processes), markup=False, highlight=False)
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     source = open_source(data, "train", recipe.backbone.in_channels, classes)
     _announce(console, source)
     wanted, recipe = recipe.batch_size, _fit_batch(recipe, len(source))
-    if recipe.batch_size < wanted and is_first():
-        console.print(
-            f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}", highlight=False
-        )
+    if recipe.batch_size < wanted:
+        console.print(f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}")
     statistics = measure(source)
     if recipe.init:  # weights go on as they were trained
         theirs = load_initial(recipe.init, recipe.backbone).info.pixels
@@ -85,25 +88,35 @@ def pretrain(
         recipe=recipe.name,
         network=recipe.method.scored,
     )
-    engine = engine or Engine()
     picture = run.path / "views.png"
 
     def draw_once() -> None:
         if not picture.exists():
             plot(source, recipe, picture, statistics)
 
-    fit(
-        source,
-        run,
-        recipe,
-        statistics,
-        engine=engine,
-        export=lambda backbone: save_encoder(run.path, backbone, info),
-        monitors=_monitors(data, classes, source, info, engine),
-        resume=resume,
-        begun=draw_once,
-    )
+    with run.locked() if is_first(engine.processes) else nullcontext():
+        fit(
+            source,
+            run,
+            recipe,
+            statistics,
+            engine=engine,
+            export=lambda backbone: save_encoder(run.path, backbone, info),
+            monitors=_monitors(data, classes, source, info, engine),
+            resume=resume,
+            begun=draw_once,
+        )
     return load_encoder(run.path, backbone=recipe.backbone)
+
+
+def _refuse_to_start_anew() -> None:
+    """A script imported by a process that it starts itself would start it again, and so on."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            "a script that trains while a process started by it imports it",
+            'its work under `if __name__ == "__main__":`',
+            "put it there",
+        )
 
 
 def plot(
@@ -163,14 +176,12 @@ def evaluate_linear(train: FeatureSet, test: FeatureSet, seed: int = 0) -> dict[
 
 
 def _announce(console: Console, source: ImageSource) -> None:
-    if not is_first():
-        return
     classes = f" in {len(source.class_names)} classes" if source.class_names else ""
-    console.print(f"{source.name}: {len(source)} images{classes}", highlight=False)
+    console.print(printable(f"{source.name}: {len(source)} images{classes}"))
     ignored = getattr(source, "ignored", {})
     if ignored:
         listed = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.items())
-        console.print(f"not images by their names, and ignored: {listed}", highlight=False)
+        console.print(printable(f"not images by their names, and ignored: {listed}"))
 
 
 def _fit_batch(recipe: Recipe, images: int) -> Recipe:

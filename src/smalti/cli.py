@@ -1,10 +1,17 @@
 """The command line: one typed dataclass a command, heavy imports inside each.
 
-Exit code 0: done; 2: the user can mend it, told in one line; 1: a defect of ours, with a traceback.
+| exit code     | meaning                                                            |
+|---------------|--------------------------------------------------------------------|
+| 0             | done                                                               |
+| 1             | a defect of ours, with a traceback                                 |
+| 2             | something the user can put right, told in one line                 |
+| 128 + signal  | ended by a signal, see `smalti.signals`; pretrain has saved itself |
 """
 
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -17,6 +24,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from smalti.errors import UserError
+from smalti.files import atomic
+from smalti.signals import Stopped, raised
+from smalti.text import printable
 
 if TYPE_CHECKING:
     from smalti.models.encoder import Encoder
@@ -31,16 +41,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        command = _command(arguments)
-        command(arguments[1:])
-    except UserError as error:
-        if debug:
+        with raised():
+            command = _command(arguments)
+            command(arguments[1:])
+    except Stopped as stop:
+        hint = "; the same command with --resume continues" if arguments[0] == "pretrain" else ""
+        print(f"smalti: {stop}{hint}", file=sys.stderr)
+        return 128 + stop.number
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what reads the output has gone
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        reason = _reason(error)
+        if debug or reason is None:
             raise
-        print(f"smalti: {error}", file=sys.stderr)
+        print(f"smalti: {reason}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, BrokenPipeError):
-        return 130
     return 0
+
+
+def _reason(error: Exception) -> str | None:
+    """One line, where it is something that the user can put right; None for a defect of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return str(UserError(f"{where}{error.strerror or error}", "files that can be read and written", "check them"))
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
+        return str(UserError(f"more memory than there is ({text})", "what fits", "use smaller sizes or batches"))
+    return None
 
 
 def _command(arguments: list[str]) -> Callable[[list[str]], None]:
@@ -107,7 +137,8 @@ def _pretrain(arguments: list[str]) -> None:
     encoder = pretrain(
         given.data, given.out, given.settings, classes=given.classes, engine=given.engine, resume=given.resume
     )
-    print(f"{encoder.info.backbone.name} trained by {encoder.info.recipe}: {given.out / 'encoder.safetensors'}")
+    trained = f"{encoder.info.backbone.name} trained by {encoder.info.recipe}"
+    print(printable(f"{trained}: {given.out / 'encoder.safetensors'}"))
 
 
 def _views(arguments: list[str]) -> None:
@@ -131,7 +162,7 @@ def _views(arguments: list[str]) -> None:
     _check_folder_of(given.out)
     source = open_source(given.data, "train", given.settings.backbone.in_channels, given.classes)
     plot(source, given.settings, given.out, step=given.step)
-    print(f"views of {given.settings.name}: {given.out}")
+    print(printable(f"views of {given.settings.name}: {given.out}"))
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -206,7 +237,7 @@ def _embed(arguments: list[str]) -> None:
     )
     features.save(given.out)
     _tell_skipped(features.skipped)
-    print(f"{len(features)} images, {features.features.shape[1]} features each: {given.out}")
+    print(printable(f"{len(features)} images, {features.features.shape[1]} features each: {given.out}"))
 
 
 def _export(arguments: list[str]) -> None:
@@ -228,7 +259,7 @@ def _export(arguments: list[str]) -> None:
     given = _parse(Export, arguments, "export")
     report = FORMATS[given.to](_load(given.encoder, given.backbone), given.out)
     print(report.snippet)
-    print(f"{report.path}: outputs differ by at most {report.max_abs_difference:.1e}")
+    print(f"{printable(report.path)}: outputs differ by at most {report.max_abs_difference:.1e}")
 
 
 def _recipes(arguments: list[str]) -> None:
@@ -386,7 +417,7 @@ def _feature_sets(encoder: "Encoder", train: str, test: str, classes: str, optio
 
 def _tell_skipped(skipped: Sequence[tuple[str, str]]) -> None:
     for name, reason in skipped[:5]:
-        print(f"skipped {name}: {reason}", file=sys.stderr)
+        print(printable(f"skipped {name}: {reason}"), file=sys.stderr)
     if len(skipped) > 5:
         print(f"skipped {len(skipped) - 5} more", file=sys.stderr)
 
@@ -405,7 +436,8 @@ def _check_folder_of(path: Path) -> None:
 def _write_json(path: Path | None, content: Any) -> None:
     if path is not None:
         _check_folder_of(path)
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def run() -> None:

@@ -1,6 +1,5 @@
 """Talk between processes that is the identity in a single one, so that everything runs and is tested on a laptop."""
 
-import os
 from typing import Any
 
 import torch
@@ -17,11 +16,6 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all, known even before they have found each other."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 @torch.no_grad()

@@ -26,6 +26,8 @@ class RunFolder:
         path: of the folder; made when missing.
     """
 
+    PREVIOUS = "previous.ckpt"
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
@@ -41,7 +43,7 @@ class RunFolder:
 
     @property
     def previous_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "previous.ckpt"
+        return self.path / "checkpoints" / self.PREVIOUS
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -50,14 +52,18 @@ class RunFolder:
         Raises:
             UserError: another process is using it.
         """
-        lock = filelock.FileLock(self.path / ".lock")
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        with writing(self.path):
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise UserError(
+                    f"run folder {self.path}, which another run is writing", "one run a folder", "give another --out"
+                ) from None
         try:
-            with writing(self.path), lock.acquire(timeout=0):
-                yield
-        except filelock.Timeout:
-            raise UserError(
-                f"run folder {self.path}, which another run is writing", "one run a folder", "give another --out"
-            ) from None
+            yield
+        finally:
+            lock.release()
 
     def begin(self, recipe: str, data: dict[str, Any], resume: bool) -> None:
         """Write what the run is, or prove that what is there is the same run.

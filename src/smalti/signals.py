@@ -16,7 +16,7 @@ from types import FrameType
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818 - not an error
+class Stopped(KeyboardInterrupt):
     """A signal ended what was going on.
 
     Args:
@@ -60,10 +60,14 @@ def noted() -> Iterator[Request]:
         yield request
 
 
-def ignored() -> None:
-    """Leave them to the main process: for a loader's workers, which end with it."""
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
+def left_to_the_main_process() -> None:
+    """For a loader's workers: what a whole group of processes is sent does not end them before the main process.
+
+    SIGTERM does so the second time, since it is also how the main process ends them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def test_a_resumed_run_does_not_repeat_lines(tmp_path):
 def test_odd_names_stay_on_one_line_and_are_known_again(tmp_path):
     odd = b"tab\there\nline\xe9.jpg".decode("utf-8", "surrogateescape")
     BadFiles(tmp_path, 100).record(odd, "two\nlines")
-    assert (tmp_path / "skipped.txt").read_bytes() == b"tab\\there\\nline\xe9.jpg\ttwo\\nlines\n"
+    assert (tmp_path / "skipped.txt").read_bytes() == b"tab\\there\\nline\\udce9.jpg\ttwo\\nlines\n"
     resumed = BadFiles(tmp_path, 100)
     resumed.record(odd, "two\nlines")
     assert resumed.count == 1

@@ -16,7 +16,7 @@ from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
 from smalti.views.batch import Batch
 from smalti.views.crops import Crop
-from smalti.views.loader import BatchOrder, ViewDataset, make_loader
+from smalti.views.loader import BatchOrder, ViewDataset, load_batches
 from smalti.views.mosaic import Mosaic
 from smalti.views.render_device import render
 
@@ -88,9 +88,9 @@ def test_views_do_not_depend_on_the_number_of_ranks(ranks: int) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_views_do_not_depend_on_the_number_of_workers(workers: int) -> None:
     dataset = make_dataset([None, *textured(39)])
-    alone = list(make_loader(dataset, range(1, 5), workers=0, pin_memory=False))
+    alone = list(load_batches(dataset, range(1, 5), workers=0, pin_memory=False))
     assert [batch.step for batch in alone] == [1, 2, 3, 4]
-    for batch, other in zip(make_loader(dataset, range(1, 5), workers, pin_memory=False), alone, strict=True):
+    for batch, other in zip(load_batches(dataset, range(1, 5), workers, pin_memory=False), alone, strict=True):
         assert_same(batch, other)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from smalti.errors import UserError
+from smalti.files import writing
+from smalti.text import printable
 
 _FLOOR = 10
 
@@ -51,13 +53,12 @@ class BadFiles:
         Raises:
             UserError: there are now more bad files than the limit.
         """
-        name, reason = _one_field(name), _one_field(reason)
+        name, reason = printable(name), printable(reason)  # a name may hold what ends a line
         if name in self._reasons:
             return
         self._reasons[name] = reason
         if self._file is not None and self._writes:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8", errors="surrogateescape") as lines:
+            with writing(self._file), self._file.open("a", encoding="utf-8") as lines:
                 lines.write(f"{name}\t{reason}\n")
         if self.count > self.limit:
             raise self._too_many()
@@ -70,7 +71,7 @@ class BadFiles:
     def _read_back(self) -> dict[str, str]:
         if self._file is None or not self._file.exists():
             return {}
-        with self._file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
+        with self._file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
             fields = (line.rstrip("\n").partition("\t") for line in lines if line.strip())
             return {name: reason for name, _, reason in fields}
 
@@ -82,8 +83,3 @@ class BadFiles:
             f"at most {int(self.limit)}",
             f"repair or remove the files {listed}, or raise --max-bad-fraction",
         )
-
-
-def _one_field(text: str) -> str:
-    """The text without the characters that end a field or a line of `skipped.txt`."""
-    return text.replace("\t", "\\t").replace("\r", "\\r").replace("\n", "\\n")

@@ -1,5 +1,5 @@
 from .backbone import Backbone, BackboneConfig, Features
-from .batch_norm import split_batch_norm, synchronize_batch_norm
+from .batch_norm import average_statistics, split_batch_norm, synchronize_batch_norm
 from .checkpoints import load_encoder
 from .encoder import Encoder, EncoderInfo, save_encoder
 from .heads import ProjectorConfig
@@ -24,6 +24,7 @@ __all__ = [
     "Queue",
     "SplitBackbone",
     "TimmBackbone",
+    "average_statistics",
     "load_encoder",
     "momentum_copy",
     "pool_regions",

@@ -66,6 +66,26 @@ def synchronize_batch_norm(network: nn.Module) -> None:
         module.__class__ = _synchronized_class(type(module))
 
 
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Give the running statistics of every process the mean over all of them, where they are each process's own.
+
+    Running statistics are linear in the batches' own, so when this is done, and how often, does not change the mean.
+
+    Example:
+        >>> from smalti.models import average_statistics
+        >>> average_statistics(nn.BatchNorm2d(8))  # alone there is nothing to do
+    """
+    if world_size() == 1:
+        return
+    norms = [norm for norm in _norms(network) if norm.track_running_stats]
+    buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    if buffers:
+        mean = sum_over_processes(torch.cat(buffers)) / world_size()
+        for buffer, averaged in zip(buffers, mean.split([len(buffer) for buffer in buffers]), strict=True):
+            buffer.copy_(averaged)
+
+
 def _norms(network: nn.Module) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dacite
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -199,4 +200,7 @@ def write_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None 
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in model.state_dict().items()
     }
-    save_file(state, path, metadata={"format": "pt", **(metadata or {})})
+    try:
+        save_file(state, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise OSError(str(error)) from error

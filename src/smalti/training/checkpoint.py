@@ -5,6 +5,7 @@ the schedules and all random numbers follow from the number of the next step.
 """
 
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,17 +36,24 @@ class Saver:
 
     def __init__(self, run: RunFolder, every: int, export: Callable[[Backbone], object], watch: Watch) -> None:
         self._run, self._every, self._export, self._watch = run, every, export, watch
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), -1
 
     def step(self, state: TrainState) -> None:
         """Save what the step left, if a checkpoint is due."""
-        if not self._is_due(state):
+        if self._is_due(state):
+            self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Encoder and checkpoint, unless the run has left the finite numbers."""
+        if self._saved_step == state.next_step:
             return
         if rank() == 0 and self._watch.allows_saving(state):
             # The checkpoint comes last: a run stopped between the two makes the encoder again.
             self._export(state.method.encoder())
+            if self._run.checkpoint.exists():
+                self._run.checkpoint.replace(self._run.previous_checkpoint)
             save_checkpoint(self._run.checkpoint, state)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), state.next_step
 
     def _is_due(self, state: TrainState) -> bool:
         if state.next_step % state.recipe.accumulate:
@@ -64,15 +72,23 @@ def save_checkpoint(path: Path, state: TrainState) -> None:
         "optimizer": state.optimizer.state_dict(),
     }
     with atomic(path) as temporary:
-        torch.save(saved, temporary)
+        try:
+            torch.save(saved, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise OSError(str(error).partition("\n")[0]) from error
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
     """Put the state where the checkpoint left off.
 
     Raises:
-        UserError: the file is not a checkpoint of this recipe.
+        UserError: the file is damaged, or not a checkpoint of this recipe; where the one before it is whole, it is
+            named.
     """
+    if not _is_whole(path):
+        before = path.with_name(RunFolder.PREVIOUS)
+        remedy = f"rename {before} to {path.name}" if _is_whole(before) else "give another --out"
+        raise UserError(f"checkpoint {path}, which is damaged", "a whole file", remedy)
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state.method.load_state_dict(saved["method"])
@@ -84,3 +100,12 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         raise UserError(
             f"checkpoint {path}: {reason.splitlines()[0]}", "a checkpoint of this recipe", "give another --out"
         ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Every byte is what was written, as the checksums in the file say; torch does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
+        return False

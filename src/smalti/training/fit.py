@@ -1,19 +1,15 @@
 """Pre-training, from a source of images to a run folder."""
 
 import hashlib
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
-from torch.utils.data import DataLoader
 
-from smalti.distributed import is_first
 from smalti.errors import UserError
 from smalti.images.array import ArraySource
 from smalti.images.ledger import BadFiles
@@ -21,16 +17,18 @@ from smalti.images.memory import load_into_memory
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone
+from smalti.models.encoder import WEIGHTS_NAME
 from smalti.runs import RunFolder
 from smalti.training.checkpoint import Saver, load_checkpoint
 from smalti.training.hardware import available_cores, resolve_precision
 from smalti.training.log import Log, Tracker
 from smalti.training.loop import fill_memory, train
+from smalti.training.processes import is_first, launch
 from smalti.training.recipe import Recipe
 from smalti.training.state import TrainState
 from smalti.training.watch import Monitor, Watch
 from smalti.views.batch import Batch
-from smalti.views.loader import BatchOrder, ViewDataset, make_loader
+from smalti.views.loader import BatchOrder, ViewDataset, load_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,11 @@ class Engine:
     checkpoint_every: int = 0
     score_every: int = 0
 
+    @property
+    def processes(self) -> int:
+        """That train together: one a device."""
+        return self.devices * self.nodes
+
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "log_every"):
             if getattr(self, name) < 1:
@@ -86,7 +89,7 @@ def fit(
 
     Args:
         source: the images.
-        run: where to write.
+        run: where to write; locked by the caller.
         recipe: what to learn and how.
         statistics: normalization and range of the pixels.
         engine: devices, workers and reports.
@@ -98,30 +101,33 @@ def fit(
     Raises:
         UserError: see `BatchOrder`, `RunFolder.begin`, `BadFiles`; also for a loss that is not finite.
     """
-    ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction, writes=is_first())
+    first = is_first(engine.processes)
+    ledger = BadFiles(run.path, len(source), recipe.max_bad_fraction, writes=first)
     if recipe.executor != "host":
         source = load_into_memory(source, ledger) or source
     order = BatchOrder(num_images=len(source), batch_size=recipe.micro_batch, seed=recipe.seed, block=recipe.block_size)
-    order.share(engine.devices * engine.nodes)
+    order.share(engine.processes)
     order.check_parts(recipe.accumulate)
     for view in recipe.views:
         view.check_block(order.block_size)
     state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
-    if is_first():  # now that the settings are known to be possible
+    if first:  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
         begun()
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, state)
-    if is_first():
+    if first:
         run.tidy(state.next_step)
+        if state.finished and not (run.path / WEIGHTS_NAME).exists():
+            export(state.method.encoder())
     if not state.finished:
-        fabric = _launch(recipe, engine)
+        fabric = launch(engine.devices, engine.nodes, resolve_precision(recipe.precision))
         state.to(fabric.device)
-        loader_of = partial(_make_loader, recipe, source, order, statistics, engine, fabric)
+        batches_of = partial(_batches, recipe, source, order, statistics, engine, fabric)
         if recipe.init and state.next_step == 0:
             batches = min(math.ceil(state.method.memory / recipe.micro_batch), state.steps_per_epoch)
-            fill_memory(state, loader_of(range(batches)), fabric)
-        loader = loader_of(range(state.next_step, state.total_steps))
+            fill_memory(state, batches_of(range(batches)), fabric)
+        loader = batches_of(range(state.next_step, state.total_steps))
         log = Log(run, state, engine.log_every, engine.logger)
         scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
         watch = Watch(run, ledger, log, monitors, scored, engine.log_every)
@@ -129,23 +135,7 @@ def fit(
     return state
 
 
-def _launch(recipe: Recipe, engine: Engine) -> Fabric:
-    """Start the other processes, or find them, and choose the device and the precision."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    several = engine.devices * engine.nodes > 1
-    fabric = Fabric(
-        accelerator="auto",
-        devices=engine.devices,
-        num_nodes=engine.nodes,
-        # Running statistics and the queue need no broadcast: the one is each process's own, the other already equal.
-        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
-        precision=resolve_precision(recipe.precision),
-    )
-    fabric.launch()
-    return fabric
-
-
-def _make_loader(
+def _batches(
     recipe: Recipe,
     source: ImageSource,
     order: BatchOrder,
@@ -153,7 +143,7 @@ def _make_loader(
     engine: Engine,
     fabric: Fabric,
     steps: range,
-) -> DataLoader[Batch]:
+) -> Generator[Batch]:
     in_memory = isinstance(source, ArraySource)
     executor = recipe.executor
     if executor == "auto":
@@ -163,7 +153,7 @@ def _make_loader(
     if workers < 0:
         # Images in memory need no decoding: on a CPU a worker would only take a core from the network.
         workers = 0 if in_memory and not torch.cuda.is_available() else available_cores() // engine.devices
-    return make_loader(dataset, steps, workers, pin_memory=torch.cuda.is_available())
+    return load_batches(dataset, steps, workers, pin_memory=torch.cuda.is_available())
 
 
 def _scored_epochs(epochs: int, every: int) -> set[int]:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+Precision = Literal["bf16-mixed", "32-true"]
+
 
 def computes_bfloat16() -> bool:
     """Whether bfloat16 is arithmetic here and not emulation: on CPUs without it, autocast is 20 times slower."""
@@ -15,8 +17,8 @@ def computes_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def resolve_precision(precision: Literal["auto", "bf16", "32"]) -> Literal["bf16-mixed", "32-true"]:
-    """A recipe's precision in Lightning's words."""
+def resolve_precision(precision: Literal["auto", "bf16", "32"]) -> Precision:
+    """A recipe's precision in Fabric's words."""
     if precision == "auto":
         return "bf16-mixed" if computes_bfloat16() else "32-true"
     return "bf16-mixed" if precision == "bf16" else "32-true"

@@ -1,7 +1,8 @@
 """Pre-training on one page: batch, canvases, loss, backward, clip, rates, step, targets, log, save."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from signal import SIGTERM
 
 import torch
 from lightning_fabric import Fabric
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smalti.methods.method import Step
 from smalti.models.momentum import update_targets
+from smalti.signals import Stopped, noted
 from smalti.training.checkpoint import Saver
 from smalti.training.log import Log
 from smalti.training.optim import clip_gradients
@@ -20,7 +22,7 @@ from smalti.views.canvas import Canvas
 from smalti.views.rng import mix
 
 
-def train(state: TrainState, loader: Iterable[Batch], fabric: Fabric, log: Log, watch: Watch, saver: Saver) -> None:
+def train(state: TrainState, loader: Generator[Batch], fabric: Fabric, log: Log, watch: Watch, saver: Saver) -> None:
     """Every step that the loader has, on this process's share of each batch.
 
     The number of the step comes with the batch, so nothing depends on how often the run was stopped.
@@ -35,9 +37,10 @@ def train(state: TrainState, loader: Iterable[Batch], fabric: Fabric, log: Log, 
 
     Raises:
         UserError: see `Watch`.
+        Stopped: a signal asked for an end; the step was finished and saved.
     """
     network = fabric.strategy.setup_module(state.method)  # the method, or DDP around it
-    with log:
+    with log, noted() as ending, closing(loader):
         for batch in log.timed(loader):
             # Outside autocast, so that colors keep their precision.
             views = canvases(batch.to(fabric.device), state.recipe.views, state.normalize)
@@ -47,6 +50,11 @@ def train(state: TrainState, loader: Iterable[Batch], fabric: Fabric, log: Log, 
             log.step(state, {"loss": loss, **logs})
             watch.step(state, loss, batch.bad)
             saver.step(state)
+
+            if watch.agrees_to_end(state, ending.number):
+                saver.save(state)
+                fabric.barrier("saved")
+                raise Stopped(ending.number or SIGTERM, f" after step {state.next_step} of {state.total_steps}")
     fabric.barrier("saved")  # no process goes on before the last files are there
 
 

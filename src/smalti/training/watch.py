@@ -9,6 +9,7 @@ from smalti.distributed import gather, gather_objects, rank, world_size
 from smalti.errors import UserError
 from smalti.images.ledger import BadFiles
 from smalti.models.backbone import Backbone
+from smalti.models.batch_norm import average_statistics
 from smalti.runs import RunFolder
 from smalti.training.log import Log
 from smalti.training.state import TrainState
@@ -49,10 +50,22 @@ class Watch:
             self._ledger.merge(gather_objects(self._bad_files))
             self._bad_files = []
         if looks:
+            average_statistics(state.method)
             self._check_finite(state)
         epoch, rest = divmod(state.next_step, state.steps_per_epoch)
         if rest == 0 and epoch in self._epochs and rank() == 0:
             self._score(state)
+
+    def agrees_to_end(self, state: TrainState, signal: int) -> bool:
+        """Whether this process, or any of several, was asked to end by a signal, and a whole batch has been learned.
+
+        Several processes agree every few steps, when they wait for each other anyway.
+        """
+        if state.next_step % state.recipe.accumulate or state.finished:
+            return False
+        if world_size() == 1:
+            return signal > 0
+        return state.next_step % self._every == 0 and any(gather_objects([signal]))
 
     def allows_saving(self, state: TrainState) -> bool:
         """Whether all losses of this process have been finite, and all weights are."""

@@ -6,8 +6,9 @@ bad image are functions of (seed, step): resuming at step n is asking for items 
 Legend: B images of one rank's share of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_start_method
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from smalti.errors import BadImageError, UserError
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
+from smalti.signals import left_to_the_main_process
 from smalti.views.batch import Batch, make_batch
 from smalti.views.blocks import choose_block
 from smalti.views.plan import Composition
@@ -176,22 +178,73 @@ class ViewDataset(Dataset[Batch]):
         return next((index for index in candidates if index not in avoided), candidates[0])
 
 
-def make_loader(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Batches for the given steps of a run, in order, made by `workers` processes (0: by this one)."""
-    return DataLoader(
-        dataset,
+def load_batches(dataset: ViewDataset, steps: range, workers: int, pin_memory: bool) -> Generator[Batch]:
+    """Batches for the given steps of a run, in order, made by `workers` processes (0: by this one).
+
+    Raises:
+        UserError: what a worker raised, as if it had been raised here; or a worker died.
+    """
+    loader = DataLoader(
+        _Messenger(dataset),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         persistent_workers=False,
         prefetch_factor=2 if workers else None,
     )
+    batches = iter(loader)
+    first = True
+    try:
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                raise _worker_died(error, first) from error
+            if batch is None:
+                return
+            if isinstance(batch, UserError):
+                raise batch
+            first = False
+            yield batch
+    finally:
+        del batches  # its workers end now, not when nobody remembers an error any more
 
 
-def _one_thread(_worker: int) -> None:
+class _Messenger(Dataset[Batch | UserError]):
+    """Hands over what the user can put right as a value: torch would make a traceback of it."""
+
+    def __init__(self, dataset: ViewDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self._dataset[step]
+        except UserError as error:
+            return error
+
+
+def _worker_died(error: RuntimeError, at_once: bool) -> Exception:
+    text = str(error).partition("\n")[0]
+    if "worker" not in text or ("killed by signal" not in text and "exited unexpectedly" not in text):
+        return error
+    if at_once and get_start_method() != "fork":
+        return UserError(
+            f"a loader's worker that did not start ({text})",
+            'in a script, its work under `if __name__ == "__main__":`',
+            "put it there, or use --workers 0",
+        )
+    return UserError(
+        f"a loader's worker that died ({text})",
+        "memory for all workers",
+        "use fewer --workers, or smaller images; --resume continues",
+    )
+
+
+def _begin_worker(_worker: int) -> None:
     import cv2
 
+    left_to_the_main_process()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
