@@ -86,15 +86,15 @@ def test_two_images_on_one_canvas_count_by_their_weights() -> None:
     """Mixed canvases are wholly one image and wholly another."""
     method = make_method()
     query, key, mixed = make_canvases([STANDARD])
-    first, weight = mixed.regions, torch.tensor([[1.4, 0.6]]).expand(len(IMAGES), 2)
+    first, weight = mixed.regions, torch.tensor([[0.7, 0.3]]).expand(len(IMAGES), 2)
     source = torch.cat([first.source, first.source.flip(0)], dim=1)
     regions = replace(first, source=source, boxes=first.boxes.expand(-1, 2, -1), weight=weight)
     with torch.no_grad():
         found = method([query, key, Canvas(pixels=mixed.pixels, regions=regions)], START).logs["loss_composed_0"]
         of_key, expected = targets_of(method, key), 0.0
         for image, _, p in predict(method, mixed):
-            for other, part in ((image, 1.4), (len(IMAGES) - 1 - image, 0.6)):
-                expected += part * (1 - cos(p, of_key[other])) / len(IMAGES) / 2
+            for other, part in ((image, 0.7), (len(IMAGES) - 1 - image, 0.3)):
+                expected += part * (1 - cos(p, of_key[other])) / len(IMAGES)
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 

@@ -117,7 +117,7 @@ def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Comp
     count, cells = len(IMAGES), len(f[0][0])
     for x, other in ((0, 1), (1, 0)):
         for i in range(count):
-            weight = float(canvases[x].regions.weight[i].mean()) / count / cells
+            weight = float(canvases[x].regions.weight[i].sum()) / count / cells
             for j in range(cells):
                 if config.pairing == "teacher":
                     d = int(similarities(taught[x][i], taught[x][i][j]).argmin())  # Eq. 4

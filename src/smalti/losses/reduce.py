@@ -1,4 +1,7 @@
-"""From one number a region to what a step reports."""
+"""From one number a region to what a step reports.
+
+Legend: N canvases, K regions on each, D embedding.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,13 +10,22 @@ from smalti.precision import widen
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """1/N 1/K sum of weight times loss, both of N * K regions in any shape.
+    """(1/N) sum_n sum_k w_nk l_nk: the mean over canvases of the weighted sum over each one's regions.
+
+    Where the weights of a canvas add up to 1, this is the mean of its losses; see `Composition`.
+
+    Args:
+        losses: N * K of them, in any shape, in the order of the regions.
+        weight: (N, K), or (N,) for one loss a canvas.
+
+    Returns:
+        A scalar.
 
     Example:
-        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5]))
-        tensor(1.2500)
+        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([[0.5, 0.5]]))
+        tensor(2.)
     """
-    return (losses.flatten() * weight.flatten()).mean()
+    return (losses.flatten() * weight.flatten()).sum() / len(weight)
 
 
 def embedding_spread(z: Tensor) -> Tensor:

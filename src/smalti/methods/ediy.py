@@ -196,9 +196,9 @@ def _as_images(features: Features) -> Features:
 def _sum_over_views(
     loss: Callable[[Tensor, Tensor], Tensor], cells: list[Tensor], partners: list[Tensor], views: Sequence[Canvas]
 ) -> Tensor:
-    """The loss of each view's cells, an image weighing as much as the regions of its canvas do on average."""
+    """The loss of each view's cells, an image weighing as much as the regions of its canvas together."""
     terms = [
-        weighted_mean(loss(mine, theirs), canvas.regions.weight.mean(dim=1))
+        weighted_mean(loss(mine, theirs), canvas.regions.weight.sum(dim=1))
         for mine, theirs, canvas in zip(cells, partners, views, strict=True)
     ]
     return torch.stack(terms).sum()
