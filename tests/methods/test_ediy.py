@@ -105,7 +105,7 @@ def draw(field: str, view: int, image: int, cell: int) -> float:
 def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Composition], teacher: str) -> float:
     config, loss = method.config, 0.0
     if config.byol:
-        loss += config.byol * 2 * mosrep_on_byol(method, canvases, composed)
+        loss += config.byol * mosrep_on_byol(method, canvases, composed)
     if not (config.diversity or config.invariance):
         return loss
     standard = [canvas.pixels for canvas in canvases[:2]]
@@ -227,7 +227,7 @@ def test_only_the_runs_own_teacher_needs_a_warm_up(settings: dict[str, Any], tea
             with torch.no_grad():
                 loss, logs = copy.deepcopy(method)(canvases, replace(LATER, step=step))
             local = logs["loss_diversity"] + logs["loss_invariance"]
-            expected = 2 * logs.get("loss_standard", 0) + (begun or bool(given)) * local
+            expected = logs.get("loss_standard", 0) + (begun or bool(given)) * local
             assert float(loss) == pytest.approx(float(expected), abs=1e-9)
 
 

@@ -70,9 +70,9 @@ class BYOL(Method):
         return self.compare(views, online, self.encode_targets(views[:2]))
 
     def compare(self, views: Sequence[Canvas], online: Sequence[Features], target: Sequence[Features]) -> Step:
-        """1 - cos(h(z), sg z'), for each standard view against the other and for every further region against the key.
+        """2 - 2 cos(h(z), sg z') of each standard view against the other and of every further region against the key.
 
-        The first two terms are BYOL's symmetric loss, Eq. 2, halved; a further region's is MosRep's.
+        The first two terms are BYOL's symmetric loss, Eq. 2; a further region's is MosRep's.
 
         Args:
             views: all canvases.

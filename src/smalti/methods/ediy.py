@@ -121,7 +121,7 @@ class EDIY(BYOL):
         logs: dict[str, Tensor] = {}
         if config.byol:
             byol, logs = self.compare(views, online, target)
-            loss = 2 * config.byol * byol  # L_BYOL is 4 - 2 cos - 2 cos (Eq. 2), and BYOL's own half of it
+            loss = config.byol * byol  # Eq. 2
         if config.diversity or config.invariance:
             local, local_logs = self._compare_cells(views[:2], online[:2], target, progress)
             # Multiplied by 0 during the warm-up, not left out, for the sake of gradients again.
