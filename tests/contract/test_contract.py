@@ -78,7 +78,7 @@ def _mean(tensor: Tensor) -> Tensor:
 
 
 def test_every_method_and_every_composition_is_here() -> None:
-    assert {type(config) for config in METHODS.values()} == classes_below(MethodConfig)
+    assert {type(config) for config in (METHODS | VARIANTS).values()} == classes_below(MethodConfig)
     assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_below(Composition)
 
 
