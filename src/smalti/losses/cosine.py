@@ -24,7 +24,7 @@ def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     Args:
         prediction: (..., D), of any length.
-        target: (..., D), of any length; it takes no gradients.
+        target: (..., D), of any length; it gets no gradients.
 
     Returns:
         (...) losses in [0, 4].

@@ -1,4 +1,4 @@
-"""From one number a region to what a step reports.
+"""Reductions of losses and embeddings to the scalars that a training step returns.
 
 Legend: N canvases, K regions on each, D embedding.
 """
@@ -15,7 +15,7 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
     Where the weights of a canvas add up to 1, this is the mean of its losses; see `Composition`.
 
     Args:
-        losses: N * K of them, in any shape, in the order of the regions.
+        losses: one for each of the N * K regions, in their order, in any shape.
         weight: (N, K), or (N,) for one loss a canvas.
 
     Returns:
@@ -29,7 +29,7 @@ def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def embedding_spread(z: Tensor) -> Tensor:
-    """Deviation of the directions of embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse.
+    """Standard deviation of normalized embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse.
 
     Example:
         >>> embedding_spread(torch.ones(16, 8))

@@ -31,7 +31,8 @@ class BYOLConfig(MethodConfig):
     Attributes:
         projector: from features to embeddings.
         predictor_hidden: width of the predictor's hidden layer.
-        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
+            cosine.
         region_size: cells along a region read from the map.
     """
 

@@ -50,7 +50,8 @@ class EDIYConfig(MethodConfig):
         projector: from features to embeddings, of the global and of the local branch.
         predictor_hidden: width of a predictor's hidden layer.
         local_predictor: give the local branch a predictor too.
-        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
+            cosine.
         region_size: cells along a region read from the map.
     """
 

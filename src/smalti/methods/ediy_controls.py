@@ -47,11 +47,11 @@ class RandomPairs(EDIY):
         return away
 
     def similar_cells(self, cells: Cells, progress: Progress) -> list[Tensor]:
-        alike = []
+        similar = []
         for view, (f, g) in enumerate(zip(cells.online, reversed(cells.target), strict=True)):
             index = (_draw("similar", view, f, progress) * g.shape[1]).astype(np.int64)
-            alike.append(take_cells(g, torch.from_numpy(index).to(g.device)))
-        return alike
+            similar.append(take_cells(g, torch.from_numpy(index).to(g.device)))
+        return similar
 
 
 @dataclass(frozen=True, kw_only=True)
