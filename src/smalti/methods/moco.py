@@ -136,7 +136,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, canvas: Canvas, progress: Progress) -> Tensor:
-        """(W*B, D) keys in the order of the images of all processes; where they share batch statistics, shuffled ones do."""
+        """(W*B, D) keys in the order of the images of all processes; batch statistics are those of shuffled groups."""
         if not self.config.shuffle_bn_group:
             return gather(F.normalize(self.key_network(canvas)[:, 0], dim=-1))
         pixels = gather(canvas.pixels)  # (W*B, C, H, W)
