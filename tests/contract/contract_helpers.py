@@ -12,6 +12,7 @@ from smalti.methods.byol import BYOLConfig
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
+from smalti.methods.ediy_controls import OtherImagesConfig, RandomPairsConfig
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.methods.supervised import SupervisedConfig
@@ -70,8 +71,8 @@ METHODS: dict[str, Any] = {
 }
 # Further ways of a method to depend on what other processes hold.
 VARIANTS: dict[str, Any] = {
-    "ediy, random pairs": replace(METHODS["ediy"], pairing="random"),
-    "ediy, other images": replace(METHODS["ediy"], negatives="other", warmup_epochs=0.0),
+    "ediy, random pairs": RandomPairsConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
+    "ediy, other images": OtherImagesConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
     "moco, synchronized and symmetric": replace(METHODS["moco"], shuffle_bn_group=0, symmetric=True),
 }
 STANDARD = Crop(size=SIZE)

@@ -102,7 +102,7 @@ def expected_loss(method: CMC, standard: Canvas, composed: Sequence[Canvas]) -> 
             for image, weight, z in regions:
                 others = [k for i, k in keys.items() if i != image] if number else []
                 below = sum(math.exp(float(z @ n) / tau) for n in [keys[image], *others, *negatives])
-                loss -= weight * math.log(math.exp(float(z @ keys[image]) / tau) / below) / len(regions)
+                loss -= weight * math.log(math.exp(float(z @ keys[image]) / tau) / below) / len(canvas.pixels)
     return loss
 
 

@@ -71,7 +71,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
 
 
 def say(network: Network, canvas: Canvas) -> list[tuple[int, float, list[float]]]:
-    """Of every region: its image, its weight and the network's outputs, one region at a time."""
+    """Of every region: its image, its weight on a canvas of mean weight 1, and the network's outputs, one at a time."""
     features = network.backbone(canvas.pixels)
     scale = features.map.shape[-1] / canvas.pixels.shape[-1]
     head = network.projector
@@ -84,7 +84,8 @@ def say(network: Network, canvas: Canvas) -> list[tuple[int, float, list[float]]
             feature = cells[0].mean(dim=(1, 2))
         z = head.layers(feature[None])[0]
         outputs = [float(z @ w / z.norm() / w.norm()) for w in head.prototypes.weight]
-        found.append((int(canvas.regions.source[n, k]), float(canvas.regions.weight[n, k]), outputs))
+        weight = float(canvas.regions.weight[n, k]) * canvas.regions.weight.shape[1]
+        found.append((int(canvas.regions.source[n, k]), weight, outputs))
     return found
 
 

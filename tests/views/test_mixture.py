@@ -239,7 +239,7 @@ def test_unmix_mixes_the_very_crops_of_another_view(probability: float, block: i
         expected, part = unmix_by_the_code(crops, own, other, numbers[own], bool(blended[own]))
         torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
         assert canvas.regions.source[own].tolist() == [own, other]
-        assert canvas.regions.weight[own].tolist() == pytest.approx([2 * part, 2 * (1 - part)], abs=1e-6)
+        assert canvas.regions.weight[own].tolist() == pytest.approx([part, 1 - part], abs=1e-6)
 
 
 @given(SEEDS, st.sampled_from([2, 3, 8]))
@@ -250,19 +250,19 @@ def test_the_reverse_of_the_reverse_is_the_image_itself(seed: int, block: int) -
     assert torch.equal(own // block, partner // block)
 
 
-def test_unmix_has_two_whole_regions_whose_weights_average_one() -> None:
+def test_unmix_has_two_whole_regions_whose_weights_add_up_to_one() -> None:
     view = UnMix(size=SIZE)
     regions = plan_for(view, painted(10)).regions
     assert not view.standard
     assert regions.whole
     assert regions.boxes.tolist() == [[[0, 0, SIZE, SIZE]] * 2] * 10
-    torch.testing.assert_close(regions.weight.mean(dim=1), torch.ones(10))
+    torch.testing.assert_close(regions.weight.sum(dim=1), torch.ones(10))
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 def test_lambda_follows_its_beta_distribution(beta: float) -> None:
     view = UnMix(size=SIZE, global_probability=1, beta=beta)
-    part = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 8)).regions.weight[:, 0] / 2
+    part = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 8)).regions.weight[:, 0]
     assert kstest(part.numpy(), beta_distribution(beta, beta).cdf).pvalue > 0.01
 
 
@@ -279,7 +279,7 @@ def test_the_loss_of_unmix_is_lambda_times_the_loss_of_either_order() -> None:
         found = method([first, second, mixed], Progress(step=0, total_steps=1, steps_per_epoch=1))
         key = normalize(method.key_network(second)[:, 0], dim=-1)
         z = normalize(method.query_network(mixed)[:, 0], dim=-1)
-        part = mixed.regions.weight[:, 0].double() / 2
+        part = mixed.regions.weight[:, 0].double()
         same = info_nce_among(z, key, torch.arange(8), negatives, 0.2)
         reverse = info_nce_among(z.flip(0), key, torch.arange(8), negatives, 0.2)  # one block: reversed order
     expected = (part * same).mean() + ((1 - part).flip(0) * reverse).mean()

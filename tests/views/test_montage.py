@@ -78,7 +78,7 @@ def test_boxes_tile_the_canvas(dealing: tuple[Montage, int, int, int]) -> None:
     plan = plan_of(view, images, block, seed)
     assert plan.covered
     assert plan.regions.boxes.dtype == plan.regions.weight.dtype == torch.float32
-    assert (plan.regions.weight == 1).all()
+    assert (plan.regions.weight == 1 / view.grid**2).all()
     assert (plan.regions.level, plan.regions.whole) == (view.level, view.level == 0)
     covered = torch.zeros(len(plan.slots), view.size, view.size)
     for canvas, boxes in zip(covered, plan.regions.boxes.int(), strict=True):

@@ -4,7 +4,7 @@ As in image mixture's tables the loss is softmax cross-entropy with Q negatives.
 embedding of every image of the data set in a memory bank; here, as in MoCo, a slow copy of the networks makes the keys
 and a queue for either half holds the negatives, so memory does not grow with the data.
 
-With that comes one layer of ours: embeddings are centerd over the batch (batch normalization without weights). The two
+We add one layer: embeddings are centered over the batch (batch normalization without weights). The two
 halves come from unlike networks, so the mean of the queries is far from that of the keys, and where keys in the queue
 are older than the positive, the first thing to learn is to chase the moving mean: without the layer the images'
 embeddings drew together until they were all one (z_std 0.008 after three epochs of 5000 images of CIFAR-10). A memory
@@ -48,7 +48,7 @@ class CMCConfig(MethodConfig):
 
     Attributes:
         projector: from the features of either half to its embeddings.
-        ema_momentum: m, what the key network keeps of itself at every step.
+        ema_momentum: m, weight that the key network keeps of itself at every step.
         queue: Q, keys in the queue of either half.
         temperature: tau.
         region_size: cells along a region read from the map.

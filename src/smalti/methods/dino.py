@@ -31,12 +31,13 @@ class DINOConfig(MethodConfig):
 
     Attributes:
         head: from features to similarities with prototypes.
-        ema_momentum: m at the start, what the teacher keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the teacher keeps of itself at every step; it rises to 1 along
+            a cosine.
         student_temperature: tau_s.
         teacher_temperature: tau_t after its warm-up.
         warmup_teacher_temperature: tau_t at the start, from where it changes linearly.
         teacher_warmup_epochs: epochs that this takes; 0 for none.
-        center_momentum: what the center keeps of itself at every step.
+        center_momentum: weight that the center keeps of itself at every step.
         freeze_epochs: epochs at the start in which the prototypes stay as they are.
         region_size: cells along a region read from the map.
     """
@@ -67,7 +68,7 @@ class DINOConfig(MethodConfig):
 
 
 class DINO(Method):
-    """A student that sees every view and agrees with what its slow copy, the teacher, says of the standard ones."""
+    """A student that sees every view and learns the outputs of its slow copy, the teacher, for the standard ones."""
 
     center: Tensor
 
@@ -117,7 +118,7 @@ class DINO(Method):
 
     @torch.no_grad()
     def teacher_outputs(self, *standard: Canvas) -> Tensor:
-        """(2, B, P) what the teacher says of the standard views."""
+        """(2, B, P) the teacher's outputs for the standard views."""
         return torch.stack([self.teacher(canvas)[:, 0] for canvas in standard])
 
     def teacher_temperature(self, progress: Progress) -> float:

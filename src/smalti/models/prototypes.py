@@ -1,4 +1,4 @@
-"""DINO's head: how near a feature is to each of many learned directions (arXiv:2104.14294, appendix C).
+"""DINO's head: cosines of a feature with many learned directions (arXiv:2104.14294, appendix C).
 
 Legend: N views or regions, C channels of the backbone, H hidden width, D bottleneck, P prototypes.
 """
@@ -21,10 +21,10 @@ class PrototypeHeadConfig:
     Attributes:
         hidden: H, width of the hidden layers.
         bottleneck: D, width in which a feature has length 1.
-        outputs: P, prototypes that it is compared with.
+        outputs: P, number of prototypes.
         norm: batch normalization after the hidden layers; published for neither ViTs nor the ResNet-50.
-        norm_last: every prototype has length 1; otherwise its length is learned, which the released code calls better
-            but safe with ViT-S alone.
+        norm_last: every prototype has length 1; otherwise its length is learned, which the released code recommends
+            for ViT-S alone.
 
     Example:
         >>> from smalti.models import Features, PrototypeHeadConfig
@@ -52,8 +52,8 @@ class PrototypeHead(nn.Module):
     """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias.
 
     Attributes:
-        frozen: the prototypes get gradients of zero. Weight decay may still shorten what stands for a prototype, but
-            only its direction counts.
+        frozen: the prototypes get gradients of zero. Weight decay may still shorten them, but only their direction is
+            used.
     """
 
     def __init__(self, channels: int, config: PrototypeHeadConfig) -> None:
@@ -81,7 +81,7 @@ class PrototypeHead(nn.Module):
         prototypes = F.normalize(self.prototypes.weight, dim=1)
         if self.lengths is not None:
             prototypes = prototypes * self.lengths
-        if self.frozen:  # gradients of zero rather than none, for which processes would wait in vain
+        if self.frozen:  # gradients of zero rather than none, which DistributedDataParallel would wait for
             prototypes = prototypes.detach() + 0 * prototypes
         return prototypes
 

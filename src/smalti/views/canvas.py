@@ -19,14 +19,15 @@ class Regions:
     Attributes:
         source: (N, K) int64, position in this rank's batch of the image that fills the region.
         boxes: (N, K, 4) float32, xyxy pixels, clipped to the canvas.
-        weight: (N, K) float32 >= 0, weight of the region in the loss.
+        weight: (N, K) float32 >= 0, weight of the region in the loss; those of a canvas add up to 1, or to less where
+            parts of it are not to be learned from.
         whole: every region is its whole canvas, so that nothing needs pooling.
         level: of a pyramid, 0 for the coarsest map.
         label: (N, K) int64, class of the image that fills the region; None where the data have no classes.
 
     Example:
         >>> boxes = torch.tensor([[[0.0, 0.0, 16.0, 32.0], [16.0, 0.0, 32.0, 32.0]]])
-        >>> regions = Regions(source=torch.tensor([[1, 0]]), boxes=boxes, weight=torch.ones(1, 2), whole=False)
+        >>> regions = Regions(source=torch.tensor([[1, 0]]), boxes=boxes, weight=torch.full((1, 2), 0.5), whole=False)
         >>> regions.labeled(torch.tensor([7, 5])).label
         tensor([[5, 7]])
     """

@@ -119,9 +119,8 @@ class Mixture(AlteredCrop):
 class UnMix(AlteredCrop):
     """A view's own crops, each mixed with one other: two regions, both the whole canvas, weighted by their parts.
 
-    With parts lambda and 1 - lambda the weights are 2 lambda and 2 (1 - lambda), because losses are averaged over the
-    two regions: what comes out is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order). The loss of the unmixed
-    view beside it is that of the view itself.
+    The weights are lambda and 1 - lambda, so the loss is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order).
+    The loss of the unmixed crops is that of the view which they are taken from.
 
     Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box;
     here every canvas draws its own.
@@ -172,7 +171,7 @@ class UnMix(AlteredCrop):
             crops.regions,
             source=torch.from_numpy(np.column_stack([own, partner])),
             boxes=crops.regions.boxes.expand(-1, 2, -1),
-            weight=torch.from_numpy(2 * np.column_stack([part, 1 - part])).float(),
+            weight=torch.from_numpy(np.column_stack([part, 1 - part])).float(),
         )
         return MixturePlan(
             **vars(crops) | {"regions": regions},

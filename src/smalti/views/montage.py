@@ -138,7 +138,7 @@ class Montage(Composition):
         return Regions(
             source=torch.from_numpy(source),
             boxes=boxes.expand(len(source), -1, 4),
-            weight=torch.ones(source.shape),
+            weight=torch.full(source.shape, 1 / source.shape[1]),
             whole=self.level == 0,
             level=self.level,
         )

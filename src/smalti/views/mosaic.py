@@ -29,7 +29,8 @@ class Mosaic(Composition):
         ratio: range of its width over its height.
         max_shift: theta, the furthest a canvas is moved either way, pixels; 0 switches the jitter off.
         alpha: of Beta(alpha, alpha), from which the shift is drawn (Eq. 5); below 1 large shifts are likely.
-        weigh_visible: weigh a region by the square root of its visible part, else by 1 (0 where nothing is left).
+        weigh_visible: a region's weight is 1/K times the square root of its visible part, else 1/K (0 where nothing is
+            left), K being the regions of a canvas.
         background: "images", or for appendix C's control "noise": every crop alone in a corner of its own canvas,
             the rest Gaussian noise (M times as many canvases).
         augmentation: what happens to each crop.
@@ -139,7 +140,7 @@ class Mosaic(Composition):
         return Regions(
             source=torch.from_numpy(image[slots[filled]].reshape(len(slots), -1)),
             boxes=torch.from_numpy(boxes).float(),
-            weight=torch.from_numpy(weight).float(),
+            weight=torch.from_numpy(weight / weight.shape[1]).float(),
             whole=False,
         )
 

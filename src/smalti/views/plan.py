@@ -120,6 +120,10 @@ class Plan:
 class Composition(ABC):
     """A way of composing a batch of images: subclass it as a frozen dataclass whose fields are settings.
 
+    The regions of a plan are what a method learns from. Losses are summed over the regions of a canvas by their weights
+    and averaged over canvases, so the weights of a canvas add up to 1 (a whole canvas 1, each of M tiles 1/M, two mixed
+    images lambda and 1 - lambda), or to less where parts of it are not to be learned from.
+
     Example:
         >>> from dataclasses import replace
         >>> from smalti.views import Collate, Composition, Crop
