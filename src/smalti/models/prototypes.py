@@ -43,12 +43,7 @@ class PrototypeHeadConfig:
 
 
 class PrototypeHead(nn.Module):
-    """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias.
-
-    Attributes:
-        frozen: the prototypes get gradients of zero. Weight decay may still shorten what stands for a prototype, but
-            only its direction counts.
-    """
+    """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias."""
 
     def __init__(self, channels: int, config: PrototypeHeadConfig) -> None:
         super().__init__()
@@ -64,7 +59,11 @@ class PrototypeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.prototypes = nn.Linear(config.bottleneck, config.outputs, bias=False)
         self.lengths = None if config.norm_last else nn.Parameter(torch.ones(config.outputs, 1))
-        self.frozen = False
+
+    @property
+    def last_layer(self) -> list[Tensor]:
+        """The weights of the prototypes: their directions (P, D), and their lengths (P, 1) where these are learned."""
+        return [self.prototypes.weight] if self.lengths is None else [self.prototypes.weight, self.lengths]
 
     def forward(self, features: Features) -> Tensor:
         z = self.layers(features.pooled)
@@ -73,11 +72,7 @@ class PrototypeHead(nn.Module):
     def _prototypes(self) -> Tensor:
         """(P, D)."""
         prototypes = F.normalize(self.prototypes.weight, dim=1)
-        if self.lengths is not None:
-            prototypes = prototypes * self.lengths
-        if self.frozen:  # gradients of zero rather than none, for which processes would wait in vain
-            prototypes = prototypes.detach() + 0 * prototypes
-        return prototypes
+        return prototypes if self.lengths is None else prototypes * self.lengths
 
 
 def _hidden_layer(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
