@@ -32,7 +32,7 @@ from smalti.views.plan import Composition
 
 SOURCE = LabeledSource(textured(3 * BATCH, side=40), classes=3)
 NORMALIZE = Normalize(EIGHT_BIT.mean, EIGHT_BIT.std)
-DATA = DataInfo(NORMALIZE, SOURCE.class_names)
+DATA = DataInfo(NORMALIZE, SOURCE.class_names, len(SOURCE))
 ORDER = BatchOrder(num_images=len(SOURCE), batch_size=BATCH, seed=3, block=4)
 SYSTEMS = systems()
 TOGETHER = [*SYSTEMS, *(System(name, "mosaic", "resnet") for name in VARIANTS)]
@@ -136,7 +136,7 @@ def recipe_of(system: System) -> Recipe:
 
 
 def begin(recipe: Recipe) -> TrainState:
-    return TrainState.begin(recipe, NORMALIZE, ORDER.steps_per_epoch, SOURCE.class_names)
+    return TrainState.begin(recipe, NORMALIZE, ORDER.steps_per_epoch, SOURCE.class_names, len(SOURCE))
 
 
 def train(state: TrainState, until: int) -> None:

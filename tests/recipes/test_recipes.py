@@ -32,7 +32,7 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
         view.check_block(order.block_size)
     if isinstance(recipe.method, AffinityConfig):
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
-    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"))
+    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"), num_images=512)
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)

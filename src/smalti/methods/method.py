@@ -46,12 +46,14 @@ class DataInfo:
     """What a method may know of the data.
 
     Attributes:
-        normalization: of the pixels that it is given.
+        normalize: of the pixels that it is given.
         class_names: in the order of `Regions.label`; empty where images have no labels.
+        num_images: in the data set, numbered by `Regions.index`; 0 where that is not known.
     """
 
     normalize: Normalize
     class_names: tuple[str, ...] = ()
+    num_images: int = 0
 
 
 class Step(NamedTuple):

@@ -34,7 +34,12 @@ class TrainState:
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, normalize: Normalize, steps_per_epoch: int, class_names: tuple[str, ...] = ()
+        cls,
+        recipe: Recipe,
+        normalize: Normalize,
+        steps_per_epoch: int,
+        class_names: tuple[str, ...] = (),
+        num_images: int = 0,
     ) -> "TrainState":
         """The untrained state, its weights drawn from the recipe's seed.
 
@@ -43,12 +48,13 @@ class TrainState:
             normalize: of the pixels.
             steps_per_epoch: batches an epoch; where these are parts, those beyond the last whole batch are left out.
             class_names: of the images, where they have labels.
+            num_images: in the data set, for methods that keep something for each; 0 if not known.
 
         Raises:
             UserError: the network does not take images of the views' sizes.
         """
         torch.manual_seed(recipe.seed)
-        method = recipe.method.build(recipe.backbone.build(), DataInfo(normalize, class_names))
+        method = recipe.method.build(recipe.backbone.build(), DataInfo(normalize, class_names, num_images))
         for view in recipe.views:
             method.encoder().check_size(view.canvas_size)
         method.to(memory_format=torch.channels_last)
