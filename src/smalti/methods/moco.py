@@ -39,7 +39,7 @@ class MoCoConfig(MethodConfig):
         queue: Q, keys in the queue.
         temperature: tau.
         symmetric: each standard view is once the query and once the key, and the two losses are added.
-        batch_negatives: further canvases have the other keys of the batch as negatives beside the queue (Z^k of Eq. 9);
+        batch_negatives: the negatives of further canvases are the other keys of the batch (Z^k of Eq. 9) and the queue;
             Un-Mix has the queue alone.
         shuffle_bn_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
             statistics of the whole batch over all processes. The published runs had 32 images on each device.

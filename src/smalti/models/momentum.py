@@ -19,7 +19,7 @@ class MomentumPair(NamedTuple):
 
 
 def momentum_copy(online: AnyModule) -> AnyModule:
-    """A copy that starts equal, takes no gradients, and drops no paths: targets are what the whole network says."""
+    """A copy that starts equal, takes no gradients, and drops no paths: targets come from the whole network."""
     target = copy.deepcopy(online).requires_grad_(False)
     for module in target.modules():
         if isinstance(module, DropPath):

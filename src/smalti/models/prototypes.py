@@ -23,8 +23,8 @@ class PrototypeHeadConfig:
         bottleneck: D, width in which a feature has length 1.
         outputs: P, prototypes that it is compared with.
         norm: batch normalization after the hidden layers; published for neither ViTs nor the ResNet-50.
-        norm_last: every prototype has length 1; otherwise its length is learned, which the released code calls better
-            but safe with ViT-S alone.
+        norm_last: every prototype keeps length 1; otherwise its length is learned, from 1 on. The released code advises
+            learned lengths for ViT-S alone: they score better there and make larger networks unstable.
     """
 
     hidden: int = 2048

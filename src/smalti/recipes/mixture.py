@@ -24,7 +24,7 @@ _DEMO = "Un-Mix (AAAI 2022), released CIFAR demonstration"
 # MoCo's first augmentation, as in the code base of CMC on which the paper builds.
 _MOCO_V1 = Augmentation(jitter=1.0, hue=0.4, blur=0.0)
 _CMC_SCALE = (0.2, 1.0)  # on ImageNet-100
-# The demonstration's crops; blur says nothing at 32 px.
+# The demonstration's crops; at 32 px there is nothing to blur.
 _CIFAR = Augmentation(blur=0.0)
 
 
@@ -150,7 +150,7 @@ def mixture_moco_small() -> Recipe:
 
 
 def unmix_moco_small() -> Recipe:
-    """The query's crops mixed in pairs, beside two views of 32 px."""
+    """Two views of 32 px, and the query's crops mixed in pairs."""
     base = moco_v2_small()
     return replace(
         base,
