@@ -88,7 +88,7 @@ def system(name: str) -> Recipe:
             method, head=replace(method.head, hidden=512, outputs=1024, norm=True), teacher_temperature=0.04
         )
     # A run of some hundred steps needs targets that follow within tens of them.
-    faster = {"ema_momentum": 0.98, "shuffle_bn_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
+    faster = {"ema_momentum": 0.98, "shuffle_bn_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2}
     known = {field.name for field in fields(method)}
     method = replace(method, **{key: value for key, value in faster.items() if key in known})
     optimizer = OptimizerConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)

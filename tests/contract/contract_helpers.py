@@ -54,7 +54,7 @@ METHODS: dict[str, Any] = {
         teacher_warmup_epochs=1,
         region_size=2,
     ),
-    "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), queue=20, temperature=0.2, region_size=2),
+    "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), num_negatives=20, temperature=0.2, region_size=2),
     "ediy": EDIYConfig(projector=_MLP, predictor_hidden=16, region_size=2, ema_momentum=0.9, warmup_epochs=0.5),
     "mcl": MCLConfig(level_weights=(1.0,), fpn=False, channels=8, hidden=16, dim=16, region_size=2, ema_momentum=0.9),
     "mcl of two levels": MCLConfig(
@@ -71,6 +71,7 @@ METHODS: dict[str, Any] = {
 }
 # Further ways of a method to depend on what other processes hold.
 VARIANTS: dict[str, Any] = {
+    "cmc, queue": replace(METHODS["cmc"], negatives="queue"),
     "ediy, random pairs": RandomPairsConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
     "ediy, other images": OtherImagesConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
     "moco, synchronized and symmetric": replace(METHODS["moco"], shuffle_bn_group=0, symmetric=True),
@@ -107,7 +108,7 @@ class System(NamedTuple):
     def backbone_config(self) -> BackboneConfig:
         """A backbone as small as they go: two halves for a method that splits colors."""
         backbone = BACKBONES[self.backbone]
-        return SplitBackbone(half=backbone) if self.method == "cmc" else backbone
+        return SplitBackbone(half=backbone) if self.method.startswith("cmc") else backbone
 
     @property
     def method_config(self) -> Any:

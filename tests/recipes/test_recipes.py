@@ -32,7 +32,7 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
         view.check_block(order.block_size)
     if isinstance(recipe.method, AffinityConfig):
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
-    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"))
+    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"), num_images=512)
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
@@ -130,3 +130,27 @@ def test_byol_and_what_stands_on_it_have_the_published_settings(
     assert (query.blur, query.solarize, key.blur, key.solarize) == (1.0, 0.0, 0.1, 0.2)
     assert query.jitter == key.jitter == 0.8
     assert (query.brightness, query.contrast, query.saturation, query.hue) == (0.4, 0.4, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "scale", "negatives", "epochs", "drops"),
+    [
+        ("cmc", "lab", (0.08, 1.0), 16384, 240, (120, 160, 200)),
+        ("mixture_cmc_in100_baseline", "ycbcr", (0.2, 1.0), 16384, 800, (400, 533, 667)),
+        ("mixture_cmc_in100_baseline_240", "ycbcr", (0.2, 1.0), 4096, 240, (120, 160, 200)),
+        ("mixture_cmc_in100", "ycbcr", (0.2, 1.0), 16384, 800, (400, 533, 667)),
+    ],
+)
+def test_cmc_has_the_settings_of_its_released_code(
+    name: str, space: str, scale: tuple[float, float], negatives: int, epochs: int, drops: tuple[int, ...]
+) -> None:
+    recipe = get_recipe(name)
+    method, optimizer, (view,) = recipe.method, recipe.optimizer, recipe.views
+    assert scale_learning_rate(optimizer.base_lr, recipe.batch_size) == 0.03
+    assert (recipe.batch_size, recipe.epochs, optimizer.drops) == (128, epochs, drops)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    assert (method.negatives, method.num_negatives) == ("bank", negatives)
+    assert (method.bank_momentum, method.temperature) == (0.5, 0.07)
+    assert (method.projector.kind, method.projector.dim) == ("linear", 128)
+    assert (recipe.backbone.color_space, recipe.backbone.half.width) == (space, 0.5)
+    assert view.scale == scale

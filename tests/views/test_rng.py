@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from smalti.views.rng import field_key, mix, permutation, uniform
+from smalti.views.rng import field_key, integers, mix, permutation, uniform
 
 WORDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6)
 
@@ -44,6 +44,13 @@ def test_uniform_is_uniform_and_its_neighbors_are_independent() -> None:
     assert chisquare(pairs.ravel()).pvalue > 0.01
     assert u.min() > 0
     assert u.max() < 1
+
+
+def test_integers_are_as_likely_each() -> None:
+    drawn = integers(7, 3, np.arange(7000, dtype=np.uint64))
+    assert drawn.dtype == np.int64
+    assert chisquare(np.bincount(drawn, minlength=7)).pvalue > 0.01
+    assert drawn.max() == 6
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32))

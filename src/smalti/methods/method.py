@@ -52,8 +52,9 @@ class DataInfo:
     """The properties of the data that a method may use.
 
     Attributes:
-        normalize: the normalization of the pixels.
+        normalize: of the pixels that it is given.
         class_names: in the order of `Regions.label`; empty where images have no labels.
+        num_images: in the data set, numbered by `Regions.index`; 0 where that is not known.
 
     Example:
         >>> from smalti import Normalize
@@ -64,6 +65,7 @@ class DataInfo:
 
     normalize: Normalize
     class_names: tuple[str, ...] = ()
+    num_images: int = 0
 
 
 class Step(NamedTuple):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UserError
+from smalti.normalize import Normalize
 
 _DRY_RUN_SIZE = 224  # pixels, for networks that do not declare their own
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names
@@ -166,6 +167,11 @@ class Backbone(nn.Module):
             unused = getattr(self.model, name, None)
             if isinstance(unused, nn.Module):
                 unused.requires_grad_(False)
+
+    def set_statistics(self, normalize: Normalize) -> None:
+        """Tell the network how its images are normalized, if it asks, as one does that converts their colors."""
+        if hasattr(self.model, "set_statistics"):
+            self.model.set_statistics(normalize.mean, normalize.std)
 
     def check_size(self, size: int) -> None:
         """Raise UserError for images of a side, pixels, that a vision transformer cannot cut into whole patches."""

@@ -336,9 +336,7 @@ def _adjusted(encoder: Encoder, pixels: PixelStatistics | None, image_size: int 
 
 def _native_size(backbone: Backbone, config: BackboneConfig) -> int:
     """Side in pixels of the images that an architecture is meant for."""
-    half = config.half if isinstance(config, SplitBackbone) else config
-    stem = half.stem if isinstance(half, TimmBackbone) else "standard"
-    return {"stride8": 32, "stride16": 64}.get(stem, backbone.native_size)
+    return {"stride8": 32, "stride16": 64}.get(getattr(config, "stem", "standard"), backbone.native_size)
 
 
 def _imagenet_pixels(channels: int) -> PixelStatistics:

@@ -18,7 +18,7 @@ from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.split import SplitBackbone, SplitModel
+from smalti.models.split import SplitBackbone
 from smalti.models.timm_backbone import TimmBackbone
 
 WEIGHTS_NAME = "encoder.safetensors"
@@ -143,8 +143,7 @@ class Encoder(nn.Module):
                 "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
             )
         scale, shift = pixels.normalize.affine(pixels.low, pixels.high)
-        if isinstance(backbone.model, SplitModel):
-            backbone.model.set_statistics(pixels.mean, pixels.std)
+        backbone.set_statistics(pixels.normalize)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 

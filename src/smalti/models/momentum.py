@@ -26,7 +26,7 @@ class MomentumPair(NamedTuple):
 
 
 def momentum_copy(online: AnyModule) -> AnyModule:
-    """A copy that starts equal, gets no gradients, and drops no paths: targets come from the whole network.
+    """A copy that starts equal, takes no gradients, and drops no paths: targets come from the whole network.
 
     Example:
         >>> from smalti.models import momentum_copy

@@ -43,6 +43,10 @@ class SplitBackbone(BackboneConfig):
     def name(self) -> str:
         return f"{self.half.name} for lightness and color"
 
+    @property
+    def stem(self) -> str:
+        return self.half.stem
+
     def build(self) -> "SplitModel":
         return SplitModel(lambda channels: replace(self.half, in_channels=channels).build(), self.color_space)
 
@@ -55,7 +59,7 @@ class SplitModel(nn.Module):
 
     Args:
         create: timm model for a number of channels.
-        space: "lab": L and ab; "ycbcr": Y and CbCr.
+        space: "lab": L and ab; "ycbcr": Y and CbCr; both scaled as in CMC's released code.
     """
 
     mean: Tensor
@@ -82,7 +86,7 @@ class SplitModel(nn.Module):
         self.std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardized RGB (N, 3, H, W) -> lightness (N, 1, H, W) and color (N, 2, H, W), in [-1, 1]."""
+        """Standardized RGB (N, 3, H, W) -> lightness (N, 1, H, W) and color (N, 2, H, W), each near [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             rgb = images.to(self.mean.dtype) * self.std + self.mean
             space = self._to_space(rgb.clamp(0, 1))  # noise and decayed pixels may lie outside

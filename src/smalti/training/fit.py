@@ -106,7 +106,7 @@ def fit(
     order.check_parts(recipe.accumulate)
     for view in recipe.views:
         view.check_block(order.block_size)
-    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names, len(source))
     if is_first():  # now that the settings are known to be possible
         run.begin(recipe.to_json(), _describe(source), resume)
         begun()

@@ -7,6 +7,7 @@ workers, ranks or devices, and any view can be drawn again from its key.
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,11 @@ def _finalize(state: UInt64) -> UInt64:
 def uniform(*words: int | UInt64) -> NDArray[np.float64]:
     """Uniform numbers in (0, 1), one for each hashed key: never exactly 0 or 1, so inverse distributions are safe."""
     return ((mix(*words) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+
+
+def integers(below: int, *words: int | NDArray[Any]) -> NDArray[np.int64]:
+    """Whole numbers from 0 up to `below`, that one excluded, one for each hashed key."""
+    return (mix(*words) % np.uint64(below)).astype(np.int64)
 
 
 def permutation(count: int, *words: int | UInt64) -> NDArray[np.int64]:
