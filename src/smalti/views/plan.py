@@ -29,7 +29,7 @@ class Tiles:
         image: (T,) position in this rank's batch.
         crop: (T, 4) xyxy, whole pixels of the source image, right and bottom exclusive.
         flip: (T,) mirrored left to right.
-        sigma: (T,) of the Gaussian blur, pixels of the tile; 0 for none.
+        sigma: (T,) of the Gaussian blur, pixels of the tile as it is made, before any is left out; 0 for none.
         brightness: (T,) factor; 1 for none.
         contrast: (T,) factor; 1 for none.
         saturation: (T,) factor; 1 for none.
@@ -75,6 +75,8 @@ class Plan:
         offset: (N, 2) x and y by which the grid is moved on its canvas, pixels; what leaves the canvas is lost.
         canvas_size: side of a canvas, pixels.
         regions: what is where.
+        stride: tiles are made so many times as large, and every stride-th of their rows and columns is kept, from the
+            first on; 1 for all.
         background: what fills pixels that no tile covers, after normalization: zeros, or Gaussian noise of mean 0
             and deviation 1.
         noise_key: (N,) seeds of the noise.
@@ -93,6 +95,7 @@ class Plan:
     offset: Ints
     canvas_size: int
     regions: Regions
+    stride: int = 1
     background: Literal["zero", "noise"] = "zero"
     noise_key: Ints | None = None
 

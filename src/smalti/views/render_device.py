@@ -4,7 +4,7 @@ Crop, antialiased resize, flip and blur are linear and separable, so a tile is `
 a whole batch built from the plan: two batched matrix products on whatever device the images are. Colors follow as
 matrices too, and one gather lays the tiles out on their canvases.
 
-Legend: T tiles, B images, C channels, N canvases, S side of a tile, L side of a canvas.
+Legend: T tiles, B images, C channels, N canvases, S side of a tile as it is made, L side of a canvas.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ def render(plan: Plan, images: Tensor) -> Tensor:
     tiles = _resample(plan, images)
     if tiles.shape[1] == 3:
         tiles = _color(plan.tiles, tiles)
-    return _lay_out(plan, tiles)
+    return _lay_out(plan, tiles[..., :: plan.stride, :: plan.stride])
 
 
 def _resample(plan: Plan, images: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _resample(plan: Plan, images: Tensor) -> Tensor:
     # The weights are drawn up where the images are, in double precision unless they end in half.
     precision = torch.float32 if product == torch.float16 else torch.float64
     exact: dict[str, Any] = {"device": images.device, "dtype": precision}
-    tiles, size = plan.tiles, plan.tile_size
+    tiles, size = plan.tiles, plan.tile_size * plan.stride
     height, width = images.shape[-2:]
     rows = _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height, **exact)  # (T, S, H)
     columns = _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width, **exact)  # (T, S, W)
@@ -120,7 +120,7 @@ def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
 
 
 def _lay_out(plan: Plan, tiles: Tensor) -> Tensor:
-    """(T, C, S, S) -> (N, C, L, L)."""
+    """Tiles of the size they have on a canvas -> (N, C, L, L)."""
     if plan.slots.shape[1] == 1 and not plan.offset.any():
         return tiles[torch.from_numpy(plan.slots[:, 0, 0]).to(tiles.device)]
     size, grid = plan.tile_size, plan.slots.shape[1]

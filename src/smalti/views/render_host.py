@@ -53,12 +53,15 @@ class HostRenderer:
     def _render(self, tile: int, image: Pixels) -> Pixels:
         tiles = self._plan.tiles
         x0, y0, x1, y1 = tiles.crop[tile]
-        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size)
+        stride = self._plan.stride
+        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size * stride)
         if tiles.sigma[tile] > 0:
             pixels = _blur(pixels, float(tiles.sigma[tile]))
         if pixels.shape[2] == 3:
             pixels = self._color(tile, pixels)
-        return _with_channels(cv2.flip(pixels, 1)) if tiles.flip[tile] else pixels
+        if tiles.flip[tile]:
+            pixels = _with_channels(cv2.flip(pixels, 1))
+        return pixels[::stride, ::stride]
 
     def _color(self, tile: int, pixels: Pixels) -> Pixels:
         tiles = self._plan.tiles
