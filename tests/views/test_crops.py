@@ -144,7 +144,16 @@ def test_impossible_crops_are_refused(settings: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"flip": 1.5}, {"jitter": -0.1}, {"brightness": 2}, {"hue": 0.6}, {"sigma": (0, 2)}, {"sigma": (2, 1)}]
+    "settings",
+    [
+        {"flip": 1.5},
+        {"jitter": -0.1},
+        {"brightness": 2},
+        {"hue": 0.6},
+        {"sigma": (0, 2)},
+        {"sigma": (2, 1)},
+        {"interpolation": "nearest"},
+    ],
 )
 def test_impossible_augmentations_are_refused(settings: dict) -> None:
     with pytest.raises(UserError):

@@ -4,6 +4,7 @@ Legend: B images, R crops of each.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class Augmentation:
     """Strengths and probabilities of what happens to a crop; the defaults are MoCo-v2's (arXiv:2003.04297).
 
     Attributes:
+        interpolation: of the resize to the view, antialiased: "bilinear", or "bicubic" as in BYOL and DINO.
         flip: probability of a mirror image.
         jitter: probability of a change of brightness, contrast, saturation and hue, in random order.
         brightness: factor drawn from [1 - b, 1 + b].
@@ -40,6 +42,7 @@ class Augmentation:
         0.2
     """
 
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
@@ -53,6 +56,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         require_fraction(self, "flip", "jitter", "gray", "blur", "solarize", "brightness", "contrast", "saturation")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UserError(f"interpolation {self.interpolation!r}", "'bilinear' or 'bicubic'", "use one of them")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"augmentation.hue {self.hue}", "a part of the color wheel", "use 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
@@ -143,6 +148,7 @@ def draw_tiles(
     tiles: dict[str, NDArray] = {
         "image": np.repeat(np.arange(len(sizes))[:, None], crops, axis=1),
         "crop": _draw_boxes(sizes, rng, crops, scale, ratio),
+        "bicubic": np.full((len(sizes), crops), augmentation.interpolation == "bicubic"),
         "flip": rng.per_image("flip", crops)[..., 0] < augmentation.flip,
     }
     return tiles | _draw_blur(rng, crops, augmentation) | _draw_colors(rng, crops, augmentation)

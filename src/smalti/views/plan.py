@@ -28,6 +28,7 @@ class Tiles:
     Attributes:
         image: (T,) position in this rank's batch.
         crop: (T, 4) xyxy, whole pixels of the source image, right and bottom exclusive.
+        bicubic: (T,) resized by bicubic interpolation, else by bilinear; antialiased in either case.
         flip: (T,) mirrored left to right.
         sigma: (T,) of the Gaussian blur, pixels of the tile as it is made, before any is left out; 0 for none.
         brightness: (T,) factor; 1 for none.
@@ -49,6 +50,7 @@ class Tiles:
 
     image: Ints
     crop: Ints
+    bicubic: Bools
     flip: Bools
     sigma: Floats
     brightness: Floats

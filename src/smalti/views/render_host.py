@@ -54,7 +54,8 @@ class HostRenderer:
         tiles = self._plan.tiles
         x0, y0, x1, y1 = tiles.crop[tile]
         stride = self._plan.stride
-        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size * stride)
+        mode = "bicubic" if tiles.bicubic[tile] else "bilinear"
+        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size * stride, mode)
         if tiles.sigma[tile] > 0:
             pixels = _blur(pixels, float(tiles.sigma[tile]))
         if pixels.shape[2] == 3:
@@ -105,11 +106,13 @@ class _Affine:
         return changed if pixels.dtype == np.uint8 else changed.clip(0, 1)
 
 
-def _resize(pixels: Pixels, size: int) -> Pixels:
+def _resize(pixels: Pixels, size: int, mode: str) -> Pixels:
     # Only images whose every stride says channels last take torch's vectorized 8-bit path as they are: neither a part
     # of a larger image nor an axis added by indexing does.
     image = torch.from_numpy(np.ascontiguousarray(pixels).reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
-    resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(image, (size, size), mode=mode, antialias=True, align_corners=False)
+    if mode == "bicubic" and resized.is_floating_point():
+        resized = resized.clamp(0, 1)  # it overshoots at edges; 8-bit values are clamped by torch
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
