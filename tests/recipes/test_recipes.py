@@ -133,3 +133,4 @@ def test_byol_and_what_stands_on_it_have_the_published_settings(
     assert (query.brightness, query.contrast, query.saturation, query.hue) == (0.4, 0.4, 0.2, 0.1)
     of_byol = name in ("byol", "byol_300")  # MosRep and E-DIY use torchvision's usual transforms
     assert {each.interpolation for each in (query, key)} == {"bicubic" if of_byol else "bilinear"}
+    assert {each.brightness_mode for each in (query, key)} == {"shift" if of_byol else "factor"}

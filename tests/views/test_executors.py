@@ -6,7 +6,7 @@ levels after every change), float canvases by less than 0.001 on average.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from smalti.images.photos import photos
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.finish import finish
 from smalti.views.mosaic import Mosaic
@@ -28,9 +29,11 @@ from smalti.views.render_device import render
 
 STRONG = Augmentation(solarize=0.2)
 BICUBIC = replace(STRONG, interpolation="bicubic")
+SHIFTED = replace(STRONG, brightness_mode="shift")
 VIEWS = {
     "crop": Crop(size=32, augmentation=STRONG),
     "bicubic crop": Crop(size=32, augmentation=BICUBIC),
+    "shifted crop": Crop(size=32, augmentation=SHIFTED),
     "mosaic": Mosaic(tile_size=20, max_shift=11, augmentation=STRONG),
     "noise": Mosaic(tile_size=20, max_shift=11, background="noise", augmentation=STRONG),
 }
@@ -178,6 +181,8 @@ def test_blur_is_torchvisions(sigma: float) -> None:
 CHANGES: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "darker": ({"brightness": 0.7}, lambda x: tv.adjust_brightness(x, 0.7)),
     "brighter": ({"brightness": 1.4}, lambda x: tv.adjust_brightness(x, 1.4)),
+    "shifted down": ({"shift": -0.3}, lambda x: (x - 0.3).clamp(0, 1)),
+    "shifted up": ({"shift": 0.4}, lambda x: (x + 0.4).clamp(0, 1)),
     "flatter": ({"contrast": 0.6}, lambda x: tv.adjust_contrast(x, 0.6)),
     "steeper": ({"contrast": 1.4, "contrast_last": True}, lambda x: tv.adjust_contrast(x, 1.4)),
     "paler": ({"saturation": 0.6, "saturation_last": True}, lambda x: tv.adjust_saturation(x, 0.6)),
@@ -205,7 +210,7 @@ def chain(tiles: Tiles, tile: int, x: Tensor) -> Tensor:
     if tiles.sigma[tile] > 0:
         radius = int(np.ceil(3 * tiles.sigma[tile]))
         x = tv.gaussian_blur(x, [2 * radius + 1] * 2, [float(tiles.sigma[tile])] * 2)
-    x = tv.adjust_brightness(x, float(tiles.brightness[tile]))
+    x = (tv.adjust_brightness(x, float(tiles.brightness[tile])) + float(tiles.shift[tile])).clamp(0, 1)
     for last in (False, True):
         if last:
             x = tv.adjust_hue(x, float(tiles.hue[tile]))
@@ -218,10 +223,10 @@ def chain(tiles: Tiles, tile: int, x: Tensor) -> Tensor:
     return tv.solarize(x, float(tiles.solarize[tile])) if tiles.solarize[tile] <= 1 else x
 
 
-def chain_difference(low: float, high: float, seed: int) -> Tensor:
+def chain_difference(low: float, high: float, seed: int, strong: Augmentation = STRONG) -> Tensor:
     """(4,) mean distances of the device executor from torchvision on images with values in [low, high]."""
     images = [(low + (high - low) * image / 255).astype(np.float32) for image in textured(4, seed=seed % 1000)]
-    plan = plan_for(Crop(size=48, augmentation=replace(STRONG, jitter=1.0, flip=0.0)), images, seed=seed)
+    plan = plan_for(Crop(size=48, augmentation=replace(strong, jitter=1.0, flip=0.0)), images, seed=seed)
     theirs = []
     for tile, image in enumerate(images):
         alone = replace(plan, tiles=replace(plan.tiles, crop=plan.tiles.crop[tile : tile + 1]))
@@ -232,6 +237,53 @@ def chain_difference(low: float, high: float, seed: int) -> Tensor:
 @given(seed=SEEDS)
 def test_the_chain_of_changes_is_torchvisions_where_nothing_is_clamped(seed: int) -> None:
     assert chain_difference(0.3, 0.6, seed).max() < 2e-4
+
+
+@given(seed=SEEDS)
+def test_the_chain_of_changes_with_a_shift_is_torchvisions_where_nothing_is_clamped(seed: int) -> None:
+    assert chain_difference(0.4, 0.6, seed, replace(SHIFTED, brightness=0.2)).max() < 2e-4
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("shift", [-0.25, 0.25])
+def test_a_shift_adds_the_same_wherever_it_stands_among_the_four_changes(place: int, shift: float) -> None:
+    """Where nothing is clamped; BYOL's code puts the four in a random order."""
+    image = (0.4 + 0.2 * textured(1)[0] / 255).astype(np.float32)
+    plan = one_tile(Crop(size=32), image, shift=shift, contrast=1.3, saturation=0.7, saturation_last=True, hue=0.1)
+    changes: list[Callable[[Tensor], Tensor]] = [
+        lambda x: tv.adjust_contrast(x, 1.3),
+        lambda x: tv.adjust_hue(x, 0.1),
+        lambda x: tv.adjust_saturation(x, 0.7),
+    ]
+    changes.insert(place, lambda x: x + shift)
+    expected = cropped(plan, image)
+    for change in changes:
+        expected = change(expected)
+    assert 0 < expected.min() < expected.max() < 1
+    for run in EXECUTORS.values():
+        torch.testing.assert_close(run(plan, [image])[0], expected, atol=2e-4, rtol=0)
+
+
+def test_a_shift_moves_the_mean_of_a_view_twice_as_far_as_a_factor() -> None:
+    """BYOL's U(-0.4, 0.4), added to photographs and clamped, against the same range of factors."""
+    source = photos("train")
+    images = [source.read(number * len(source) // 19) for number in range(19)] * 40
+    plain = on_host(plan_for(Crop(size=16, augmentation=PLAIN), images), images)
+    changes: dict[Literal["factor", "shift"], Callable[[Tensor, float], Tensor]] = {
+        "factor": lambda view, u: view * (1 + u),
+        "shift": lambda view, u: view + u,
+    }
+    moved = {}
+    for mode, change in changes.items():
+        jitter = replace(PLAIN, jitter=1.0, contrast=0.0, saturation=0.0, hue=0.0, brightness_mode=mode)
+        changed = on_host(plan_for(Crop(size=16, augmentation=jitter), images), images)
+        moved[mode] = float((changed - plain).mean(dim=(1, 2, 3)).abs().mean())
+        expected = [
+            float((change(plain, u).clamp(0, 1) - plain).mean(dim=(1, 2, 3)).abs().mean())
+            for u in np.linspace(-0.4, 0.4, 41).tolist()
+        ]
+        assert moved[mode] == pytest.approx(np.mean(expected), rel=0.06)
+    assert moved["shift"] > 2 * moved["factor"]
 
 
 def test_the_chain_of_changes_is_nearly_torchvisions_where_values_are_clamped() -> None:

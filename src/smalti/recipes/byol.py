@@ -11,10 +11,10 @@ from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
 # BYOL's appendix B, Table 6: the query view is always blurred, the key view seldom, and only it is solarized.
-_BYOL_QUERY = Augmentation(interpolation="bicubic", saturation=0.2, blur=1.0)
+_BYOL_QUERY = Augmentation(interpolation="bicubic", brightness_mode="shift", saturation=0.2, blur=1.0)
 _BYOL_KEY = replace(_BYOL_QUERY, blur=0.1, solarize=0.2)
 # The same by torchvision's usual transforms, on which the codes of MosRep and E-DIY are built.
-_QUERY, _KEY = (replace(each, interpolation="bilinear") for each in (_BYOL_QUERY, _BYOL_KEY))
+_QUERY, _KEY = (replace(each, interpolation="bilinear", brightness_mode="factor") for each in (_BYOL_QUERY, _BYOL_KEY))
 _SCALE = (0.08, 1.0)
 
 

@@ -27,8 +27,9 @@ class Augmentation:
         interpolation: of the resize to the view, antialiased: "bilinear", or "bicubic" as in BYOL and DINO.
         flip: probability of a mirror image.
         jitter: probability of a change of brightness, contrast, saturation and hue, in random order.
-        brightness: factor drawn from [1 - b, 1 + b].
-        contrast: likewise.
+        brightness: b, of which "factor" draws a factor from [1 - b, 1 + b], "shift" what is added from [-b, b].
+        brightness_mode: "factor", or BYOL's "shift" of values in [0, 1], which moves a view's mean twice as far.
+        contrast: factor drawn from [1 - c, 1 + c].
         saturation: likewise.
         hue: turn drawn from [-h, h], in [0, 0.5].
         gray: probability of losing the colors.
@@ -46,6 +47,7 @@ class Augmentation:
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
+    brightness_mode: Literal["factor", "shift"] = "factor"
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
@@ -58,6 +60,8 @@ class Augmentation:
         require_fraction(self, "flip", "jitter", "gray", "blur", "solarize", "brightness", "contrast", "saturation")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise UserError(f"interpolation {self.interpolation!r}", "'bilinear' or 'bicubic'", "use one of them")
+        if self.brightness_mode not in ("factor", "shift"):
+            raise UserError(f"brightness_mode {self.brightness_mode!r}", "'factor' or 'shift'", "use one of them")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"augmentation.hue {self.hue}", "a part of the color wheel", "use 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
@@ -188,9 +192,13 @@ def _draw_colors(rng: ViewRNG, crops: int, augmentation: Augmentation) -> dict[s
         strength = getattr(augmentation, name)
         factor = _between(rng.per_image(name, crops)[..., 0], (1 - strength, 1 + strength))
         colors[name] = np.where(jitter, factor, 1.0)
+    colors["shift"] = np.zeros_like(colors["brightness"])
+    if augmentation.brightness_mode == "shift":
+        colors["shift"], colors["brightness"] = colors["brightness"] - 1, np.ones_like(colors["shift"])
     turn = _between(rng.per_image("hue", crops)[..., 0], (-augmentation.hue, augmentation.hue))
     colors["hue"] = np.where(jitter, turn, 0.0)
-    # In a random order of the four changes only contrast and saturation feel on which side of hue they stand.
+    # In a random order of the four changes only contrast and saturation feel on which side of hue they stand: either
+    # change of brightness gives the same before the others as after them, up to clamping.
     rank = rng.per_image("order", crops, 3)
     colors["contrast_last"] = rank[..., 0] > rank[..., 2]
     colors["saturation_last"] = rank[..., 1] > rank[..., 2]

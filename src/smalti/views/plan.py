@@ -32,6 +32,7 @@ class Tiles:
         flip: (T,) mirrored left to right.
         sigma: (T,) of the Gaussian blur, pixels of the tile as it is made, before any is left out; 0 for none.
         brightness: (T,) factor; 1 for none.
+        shift: (T,) what is added to values in [0, 1] to change their brightness; 0 for none.
         contrast: (T,) factor; 1 for none.
         saturation: (T,) factor; 1 for none.
         hue: (T,) turn of the color wheel in [-0.5, 0.5]; 0 for none.
@@ -54,6 +55,7 @@ class Tiles:
     flip: Bools
     sigma: Floats
     brightness: Floats
+    shift: Floats
     contrast: Floats
     saturation: Floats
     hue: Floats

@@ -124,9 +124,9 @@ def _color(tiles: Tiles, pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats) -> Tensor:
+def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats, added: Floats) -> Tensor:
     mean = pixels.mean(dim=(2, 3))[..., None]  # (T, 3, 1)
-    offset = _like(of_mean, pixels) @ mean
+    offset = _like(of_mean, pixels) @ mean + _like(added, pixels)[:, None, None]
     changed = torch.baddbmm(offset, _like(of_pixel, pixels), pixels.flatten(2))
     return changed.clamp(0, 1).view_as(pixels)
 

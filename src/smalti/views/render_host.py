@@ -88,13 +88,15 @@ class _Affine:
     Args:
         of_pixel: (T, 3, 3) factors of the pixel.
         of_mean: (T, 3, 3) factors of the tile's mean color.
+        added: (T,) to values in [0, 1].
     """
 
-    def __init__(self, of_pixel: Floats, of_mean: Floats) -> None:
+    def __init__(self, of_pixel: Floats, of_mean: Floats, added: Floats) -> None:
+        self._added = added
         self._matrix = np.concatenate([of_pixel, np.zeros((len(of_pixel), 3, 1))], axis=2)  # (T, 3, 4)
         self._of_mean = of_mean
         self._reads_mean: Bools = np.asarray(of_mean.any(axis=(1, 2)))
-        self._changes: Bools = np.asarray(self._reads_mean | (of_pixel != np.eye(3)).any(axis=(1, 2)))
+        self._changes: Bools = np.asarray(self._reads_mean | (of_pixel != np.eye(3)).any(axis=(1, 2)) | (added != 0))
 
     def __call__(self, tile: int, pixels: Pixels) -> Pixels:
         if not self._changes[tile]:
@@ -102,6 +104,7 @@ class _Affine:
         matrix = self._matrix[tile].copy()
         if self._reads_mean[tile]:
             matrix[:, 3] = self._of_mean[tile] @ cv2.mean(pixels)[:3]
+        matrix[:, 3] += self._added[tile] * (255 if pixels.dtype == np.uint8 else 1)
         changed = cv2.transform(pixels, matrix)
         return changed if pixels.dtype == np.uint8 else changed.clip(0, 1)
 
