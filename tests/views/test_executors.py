@@ -280,9 +280,9 @@ def test_a_shift_moves_the_mean_of_a_view_twice_as_far_as_a_factor() -> None:
         moved[mode] = float((changed - plain).mean(dim=(1, 2, 3)).abs().mean())
         expected = [
             float((change(plain, u).clamp(0, 1) - plain).mean(dim=(1, 2, 3)).abs().mean())
-            for u in np.linspace(-0.4, 0.4, 41).tolist()
+            for u in (np.arange(40) / 50 - 0.39).tolist()
         ]
-        assert moved[mode] == pytest.approx(np.mean(expected), rel=0.06)
+        assert moved[mode] == pytest.approx(np.mean(expected), rel=0.1)
     assert moved["shift"] > 2 * moved["factor"]
 
 
