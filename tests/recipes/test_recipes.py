@@ -15,6 +15,7 @@ from smalti.training.optim import scale_learning_rate
 from smalti.training.recipe import Recipe
 from smalti.views.crops import Crop
 from smalti.views.loader import BatchOrder
+from smalti.views.mixture import Mixture
 from smalti.views.mosaic import Mosaic
 
 RECIPES = all_recipes()
@@ -134,3 +135,11 @@ def test_byol_and_what_stands_on_it_have_the_published_settings(
     of_byol = name in ("byol", "byol_300")  # MosRep and E-DIY use torchvision's usual transforms
     assert {each.interpolation for each in (query, key)} == {"bicubic" if of_byol else "bilinear"}
     assert {each.brightness_mode for each in (query, key)} == {"shift" if of_byol else "factor"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("mixture") and "baseline" not in name])
+def test_published_mixtures_are_those_of_the_released_code(name: str) -> None:
+    released = not name.endswith("_small")
+    for view in get_recipe(name).views:
+        assert isinstance(view, Mixture)
+        assert (view.own_first, view.each_partner) == (released, released)

@@ -6,6 +6,7 @@ published linear probes have their own rates (10 and 30), on features as they ar
 """
 
 from dataclasses import replace
+from functools import partial
 
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.moco import MoCoConfig
@@ -28,6 +29,7 @@ _CMC_SCALE = (0.08, 1.0)
 _CIFAR = Augmentation(blur=0.0)
 _LINEAR = ProjectorConfig(kind="linear", dim=128)
 _HALF = TimmBackbone(name="resnet50", width=0.5)  # either half of CMC
+_mixture = partial(Mixture, own_first=True, each_partner=True)  # as the released code mixes
 
 
 def mixture_moco_in100_baseline() -> Recipe:
@@ -59,7 +61,7 @@ def mixture_moco_in100_baseline_240() -> Recipe:
 
 def mixture_moco_in100() -> Recipe:
     """Global and region mixture on MoCo."""
-    view = Mixture(augmentation=_MOCO_V1)
+    view = _mixture(augmentation=_MOCO_V1)
     return replace(
         mixture_moco_in100_baseline(),
         name="mixture_moco_in100",
@@ -70,7 +72,7 @@ def mixture_moco_in100() -> Recipe:
 
 def mixture_moco_in100_global() -> Recipe:
     """Global mixture alone."""
-    view = Mixture(augmentation=_MOCO_V1, region_probability=0.0)
+    view = _mixture(augmentation=_MOCO_V1, region_probability=0.0)
     return replace(
         mixture_moco_in100_baseline(),
         name="mixture_moco_in100_global",
@@ -81,7 +83,7 @@ def mixture_moco_in100_global() -> Recipe:
 
 def mixture_moco_in100_region() -> Recipe:
     """Region mixture alone."""
-    view = Mixture(augmentation=_MOCO_V1, global_probability=0.0)
+    view = _mixture(augmentation=_MOCO_V1, global_probability=0.0)
     return replace(
         mixture_moco_in100_baseline(),
         name="mixture_moco_in100_region",
@@ -110,7 +112,7 @@ def mixture_moco_baseline() -> Recipe:
 
 def mixture_moco() -> Recipe:
     """Global and region mixture on ImageNet-1K, with the settings found on ImageNet-100."""
-    view = Mixture(scale=(0.08, 1.0), augmentation=_MOCO_V1)
+    view = _mixture(scale=(0.08, 1.0), augmentation=_MOCO_V1)
     return replace(
         mixture_moco_baseline(),
         name="mixture_moco",
@@ -205,7 +207,7 @@ def mixture_cmc_in100_baseline_240() -> Recipe:
 
 def mixture_cmc_in100() -> Recipe:
     """Global and region mixture on CMC, which takes little of the first."""
-    view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1)
+    view = _mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1)
     return replace(
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100",
@@ -216,7 +218,7 @@ def mixture_cmc_in100() -> Recipe:
 
 def mixture_cmc_in100_global() -> Recipe:
     """Global mixture alone."""
-    view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1, region_probability=0.0)
+    view = _mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.1, region_probability=0.0)
     return replace(
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100_global",
@@ -227,7 +229,7 @@ def mixture_cmc_in100_global() -> Recipe:
 
 def mixture_cmc_in100_region() -> Recipe:
     """Region mixture alone."""
-    view = Mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.0)
+    view = _mixture(scale=_CMC_SCALE, augmentation=_CMC, global_probability=0.0)
     return replace(
         mixture_cmc_in100_baseline(),
         name="mixture_cmc_in100_region",
