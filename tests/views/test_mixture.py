@@ -241,8 +241,8 @@ def test_both_executors_agree(view: Mixture | UnMix) -> None:
 
 @pytest.mark.parametrize(
     "view",
-    [BOTH, replace(BOTH, own_first=True, each_partner=True), UnMix(size=SIZE)],
-    ids=["mixture", "released mixture", "unmix"],
+    [BOTH, replace(BOTH, own_first=True, each_partner=True), UnMix(size=SIZE), UnMix(size=SIZE, per_batch=True)],
+    ids=["mixture", "released mixture", "unmix", "released unmix"],
 )
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_views_are_the_same_for_any_number_of_ranks(view: Mixture | UnMix, ranks: int) -> None:
@@ -292,6 +292,31 @@ def test_unmix_mixes_the_very_crops_of_another_view(probability: float, block: i
         torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
         assert canvas.regions.source[own].tolist() == [own, other]
         assert canvas.regions.weight[own].tolist() == pytest.approx([2 * part, 2 * (1 - part)], abs=1e-6)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_batch_has_one_lambda_and_one_box_where_asked(step: int) -> None:
+    """As in the released scripts: one choice between the two, one lambda, one box, whatever the block or rank."""
+    view, images = UnMix(size=SIZE, per_batch=True), textured(12)
+    canvas = exact_canvas(view, images, block=4, view=2, step=step)
+    crops = exact_canvas(CROP, images, block=4, view=0, step=step).pixels
+    rng = make_rng(12, 4, view=2, step=step)
+    numbers = np.array([rng.per_batch(name)[0] for name in ("alpha", "free", "box x", "box y")])
+    blended = bool(rng.per_batch("global")[0] < 0.5)
+    for own in range(12):
+        expected, part = unmix_by_the_code(crops, own, own // 4 * 4 + (3 - own % 4), numbers, blended)
+        torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
+        assert canvas.regions.weight[own].tolist() == pytest.approx([2 * part, 2 * (1 - part)], abs=1e-6)
+    assert len(canvas.regions.weight.unique(dim=0)) == 1
+
+
+def test_batches_draw_anew() -> None:
+    view, images = UnMix(size=SIZE, per_batch=True), painted(4)
+    weights = [plan_for(view, images, step=step).regions.weight[0, 0] for step in range(400)]
+    plans = [plan_for(view, images, step=step) for step in range(400)]
+    assert np.mean([plan.weights[0, 1] < 1 for plan in plans]) == pytest.approx(0.5, abs=0.08)
+    assert kstest([plan.weights[0, 1] for plan in plans if plan.weights[0, 1] < 1], "uniform").pvalue > 0.01
+    assert len({float(weight) for weight in weights}) > 200
 
 
 @given(SEEDS, st.sampled_from([2, 3, 8]))

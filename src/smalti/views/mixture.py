@@ -6,7 +6,9 @@ pastes boxes of one onto another.
 Legend: N canvases, one an image, n images in a blend, m boxes on a canvas, L side of a canvas, b images in a block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -105,7 +107,8 @@ class Mixture(AlteredCrop):
         alike = replace(rng, view=0)  # whichever the view, so that query and key are mixed alike
         blended, pasted = self.global_images - 1, self.region_images - 1
         by_regions = self._draw_mixed(alike, "region", pasted, self.region_probability)
-        boxes = _draw_boxes(alike, pasted, self.region_beta, self.size)
+        draw = partial(alike.per_canvas, canvases=len(sizes), numbers=pasted)
+        boxes = _draw_boxes(draw, self.region_beta, self.size)
         return MixturePlan(
             **vars(self.plan_crops(sizes, rng)),
             layers=np.column_stack([_partners(alike, "global partners", blended), np.arange(len(sizes))]),
@@ -146,13 +149,14 @@ class UnMix(AlteredCrop):
     two regions: what comes out is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order). The loss of the unmixed
     view beside it is that of the view itself.
 
-    Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box;
-    here every canvas draws its own.
+    Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box
+    (`per_batch`); by default every canvas draws its own.
 
     Attributes:
         of: position of the view whose very crops are mixed, of the same size, scale, ratio and augmentation.
         global_probability: of blending the two; otherwise a box of the partner is pasted.
         beta: of Beta(beta, beta), from which lambda is drawn.
+        per_batch: lambda, the box, and which of the two mixes are drawn once for all canvases of a batch.
 
     Example:
         >>> from smalti.views import Collate, Crop, UnMix
@@ -165,6 +169,7 @@ class UnMix(AlteredCrop):
     of: int = 0
     global_probability: float = 0.5
     beta: float = 1.0
+    per_batch: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,9 +191,10 @@ class UnMix(AlteredCrop):
         count = len(sizes)
         own = np.arange(count)
         partner = own // rng.block * rng.block + rng.block - 1 - own % rng.block
-        globally = rng.per_canvas("global", count)[:, 0] < self.global_probability
-        drawn = betaincinv(self.beta, self.beta, rng.per_canvas("alpha", count)[:, 0])
-        boxes = np.where(globally[:, None, None], 0, _draw_boxes(rng, 1, self.beta, self.size))
+        draw = partial(self._draw, rng)
+        globally = draw("global")[:, 0] < self.global_probability
+        drawn = betaincinv(self.beta, self.beta, draw("alpha")[:, 0])
+        boxes = np.where(globally[:, None, None], 0, _draw_boxes(draw, self.beta, self.size))
         kept = np.where(globally, drawn, 1.0)
         part = np.where(globally, drawn, 1 - _areas(boxes)[:, 0] / self.size**2)  # lambda, what is seen of the own
         regions = replace(
@@ -210,6 +216,11 @@ class UnMix(AlteredCrop):
         """lambda * I_i + (1 - lambda) * I_partner, or a box of the partner's crop on I_i."""
         assert isinstance(plan, MixturePlan)
         return replace(canvas, pixels=paste(blend(canvas.pixels, plan), canvas.pixels, plan))
+
+    def _draw(self, rng: ViewRNG, field: str) -> Floats:
+        """(N, 1) uniform numbers."""
+        count = len(rng.images)
+        return np.broadcast_to(rng.per_batch(field), (count, 1)) if self.per_batch else rng.per_canvas(field, count)
 
 
 def blend(pixels: Tensor, plan: MixturePlan) -> Tensor:
@@ -255,12 +266,17 @@ def _iterate(alpha: Floats) -> Floats:
     return np.hstack([one, alpha]) * np.hstack([later, one])
 
 
-def _draw_boxes(rng: ViewRNG, count: int, beta: float, size: int) -> Ints:
-    """(N, count, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random center, sides of L * sqrt(1 - lambda)."""
-    canvases = len(rng.images)
-    free = betaincinv(beta, beta, rng.per_canvas("free", canvases, count))  # lambda
+def _draw_boxes(draw: Callable[[str], Floats], beta: float, size: int) -> Ints:
+    """(N, m, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random center, sides of L * sqrt(1 - lambda).
+
+    Args:
+        draw: (N, m) uniform numbers for a field.
+        beta: of Beta(beta, beta), from which lambda is drawn.
+        size: L, pixels.
+    """
+    free = betaincinv(beta, beta, draw("free"))  # lambda
     half = np.floor(size * np.sqrt(1 - free)).astype(np.int64) // 2
-    center = np.floor(size * np.stack([rng.per_canvas(f"box {axis}", canvases, count) for axis in "xy"], axis=-1))
+    center = np.floor(size * np.stack([draw(f"box {axis}") for axis in "xy"], axis=-1))
     center = center.astype(np.int64)
     return np.concatenate([center - half[..., None], center + half[..., None]], axis=-1).clip(0, size)
 
