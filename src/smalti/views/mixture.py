@@ -111,10 +111,10 @@ class Mixture(AlteredCrop):
         boxes = _draw_boxes(draw, self.region_beta, self.size)
         return MixturePlan(
             **vars(self.plan_crops(sizes, rng)),
-            layers=np.column_stack([_partners(alike, "global partners", blended), np.arange(len(sizes))]),
+            layers=np.column_stack([draw_partners(alike, "global partners", blended), np.arange(len(sizes))]),
             weights=self._draw_weights(alike),
             context=np.where(by_regions[:, 0], self.decay, 1.0),
-            pasted=_partners(alike, "region partners", pasted),
+            pasted=draw_partners(alike, "region partners", pasted),
             boxes=np.where(by_regions[..., None], boxes, 0),
         )
 
@@ -251,7 +251,7 @@ def _check_block(block: int, images: int) -> None:
         )
 
 
-def _partners(rng: ViewRNG, field: str, count: int) -> Ints:
+def draw_partners(rng: ViewRNG, field: str, count: int) -> Ints:
     """(N, count) canvases of the same block, none twice nor the canvas itself."""
     canvas = np.arange(len(rng.images))
     order = rng.per_canvas(field, len(canvas), rng.block)
