@@ -71,7 +71,7 @@ def pretrain(
         console.print(
             f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}", highlight=False
         )
-    statistics = measure(source)
+    statistics = recipe.pixels(measure(source))
     if recipe.init:  # weights go on as they were trained
         theirs = load_initial(recipe.init, recipe.backbone).info.pixels
         statistics = replace(statistics, mean=theirs.mean, std=theirs.std)
@@ -118,7 +118,7 @@ def plot(
         statistics: of the pixels; measured unless given.
         step: which batch of the run.
     """
-    statistics = statistics or measure(source)
+    statistics = statistics or recipe.pixels(measure(source))
     # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
     block = _fit_batch(recipe, len(source)).block_size
     order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)

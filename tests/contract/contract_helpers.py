@@ -21,12 +21,14 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.prototypes import PrototypeHeadConfig
 from smalti.models.split import SplitBackbone
 from smalti.models.timm_backbone import TimmBackbone
+from smalti.views.copy_paste import CopyPaste
 from smalti.views.crops import Crop
 from smalti.views.erasing import Cutout, RandomErasing
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
+from smalti.views.uneven_mosaic import UnevenMosaic
 
 SIZE, BATCH = 32, 8
 
@@ -85,6 +87,8 @@ COMPOSITIONS: dict[str, Composition] = {
     "un-mix": UnMix(size=SIZE),
     "cutout": Cutout(size=SIZE, side=12),
     "random erasing": RandomErasing(size=SIZE),
+    "uneven mosaic": UnevenMosaic(size=SIZE),
+    "copy-paste": CopyPaste(size=SIZE),
 }
 
 

@@ -11,8 +11,10 @@ from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
 # BYOL's appendix B, Table 6: the query view is always blurred, the key view seldom, and only it is solarized.
-_QUERY = Augmentation(saturation=0.2, blur=1.0)
-_KEY = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
+_BYOL_QUERY = Augmentation(interpolation="bicubic", brightness_mode="shift", saturation=0.2, blur=1.0)
+_BYOL_KEY = replace(_BYOL_QUERY, blur=0.1, solarize=0.2)
+# The same by torchvision's usual transforms, on which the codes of MosRep and E-DIY are built.
+_QUERY, _KEY = (replace(each, interpolation="bilinear", brightness_mode="factor") for each in (_BYOL_QUERY, _BYOL_KEY))
 _SCALE = (0.08, 1.0)
 
 
@@ -23,8 +25,8 @@ def byol() -> Recipe:
         source="arXiv:2006.07733, section 3.3, appendix B and released code",
         published="linear probe on ImageNet-1K, 1000 epochs: 74.3",
         views=(
-            Crop(size=224, scale=_SCALE, augmentation=_QUERY),
-            Crop(size=224, scale=_SCALE, augmentation=_KEY),
+            Crop(size=224, scale=_SCALE, augmentation=_BYOL_QUERY),
+            Crop(size=224, scale=_SCALE, augmentation=_BYOL_KEY),
         ),
         method=BYOLConfig(ema_momentum=0.996),
         optimizer=OptimizerConfig(
@@ -66,6 +68,10 @@ def byol_two_crop() -> Recipe:
         name="byol_two_crop",
         source="MosRep's weak baseline on BYOL (ICLR 2023), section 3.1",
         published="",
+        views=(
+            Crop(size=224, scale=_SCALE, augmentation=_QUERY),
+            Crop(size=224, scale=_SCALE, augmentation=_KEY),
+        ),
         optimizer=replace(base.optimizer, name="sgd", base_lr=0.7 / 2, weight_decay=2 * 1e-6),
         epochs=200,
         batch_size=2048,

@@ -10,10 +10,10 @@ from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
-# BYOL's (arXiv:2006.07733): the two standard views differ in how often they are blurred and solarized.
-_FIRST = Augmentation(saturation=0.2, blur=1.0)
-_SECOND = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
-_LOCAL = Augmentation(saturation=0.2, blur=0.5)
+# BYOL's (arXiv:2006.07733): the two standard views are blurred and solarized unlike.
+_FIRST = Augmentation(interpolation="bicubic", saturation=0.2, blur=1.0)
+_SECOND = replace(_FIRST, blur=0.1, solarize=0.2)
+_LOCAL = replace(_FIRST, blur=0.5)
 # Shares of the image's area: of standard views without local crops, of standard views with them, and of local crops.
 _ALONE, _GLOBAL, _PART = (0.14, 1.0), (0.4, 1.0), (0.05, 0.4)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.ediy_controls import OtherImagesConfig, RandomPairsConfig
-from smalti.recipes.byol import byol, byol_300, byol_small
+from smalti.recipes.byol import byol, byol_300, byol_small, byol_two_crop
 from smalti.training.recipe import Recipe
 
 
@@ -20,7 +20,7 @@ def ediy() -> Recipe:
     3.2: BYOL's 0.2 * 4096 / 256. So a batch is BYOL's 4096, in two parts.
     """
     return _ediy(
-        replace(byol(), accumulate=2),
+        replace(byol(), views=byol_two_crop().views, accumulate=2),
         name="ediy",
         source="arXiv:2106.00537, section 4.2",
         published="Mask R-CNN R50-FPN 1x on COCO: 41.5 AP^bb, 37.5 AP^mk; R50-C4 1x: 40.7, 35.3; "
@@ -32,7 +32,7 @@ def ediy_300() -> Recipe:
     """300 epochs, for the ablations of Table 1; momentum and weight decay are BYOL's for 300 epochs."""
     base = byol_300()
     return _ediy(
-        replace(base, optimizer=replace(base.optimizer, base_lr=0.2), accumulate=2),
+        replace(base, views=byol_two_crop().views, optimizer=replace(base.optimizer, base_lr=0.2), accumulate=2),
         name="ediy_300",
         source="arXiv:2106.00537, Table 1",
         published="Mask R-CNN R50-FPN 1x on COCO: 41.1 AP^bb, 37.3 AP^mk",

@@ -49,6 +49,7 @@ def permutation(count: int, *words: int | UInt64) -> NDArray[np.int64]:
 
 def field_key(field: str) -> int:
     """A field's name as a word of the key."""
+    # "grey", "solarise" and "cutout centre" keep their first spelling, so that a seed keeps giving the same views.
     return zlib.crc32(field.encode())
 
 
@@ -93,6 +94,11 @@ class ViewRNG:
         canvas = np.arange(first, first + canvases, dtype=np.uint64)[:, None]
         draw = np.arange(numbers, dtype=np.uint64)
         return uniform(self.seed, self.epoch, self.view, field_key(field), self.step, canvas, draw)
+
+    def per_batch(self, field: str, numbers: int = 1) -> NDArray[np.float64]:
+        """(numbers,) uniform numbers for the batch of all ranks."""
+        draw = np.arange(numbers, dtype=np.uint64)
+        return uniform(self.seed, self.epoch, self.view, field_key(field), self.step, draw)
 
     def blocks(self) -> range:
         """Numbers, over the batch of all ranks, of the blocks of images that this rank holds."""
