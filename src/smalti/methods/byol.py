@@ -34,6 +34,11 @@ class BYOLConfig(MethodConfig):
         ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
             cosine.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import BYOLConfig
+        >>> BYOLConfig(ema_momentum=0.99).predictor_hidden
+        4096
     """
 
     projector: ProjectorConfig = field(default_factory=lambda: ProjectorConfig(hidden=4096, dim=256, norm=True))
@@ -55,7 +60,21 @@ class BYOLConfig(MethodConfig):
 
 
 class BYOL(Method):
-    """An online network and a predictor of the embedding that a slow copy of the network gives the other view."""
+    """An online network and a predictor of the embedding that a slow copy of the network gives the other view.
+
+    Args:
+        backbone: of the online network; any network that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import BYOL, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> views = Collate([Crop(size=32), Crop(size=32)])(list(torch.rand(8, 3, 40, 40)))
+        >>> method = BYOL(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: BYOLConfig | None = None) -> None:
         super().__init__()

@@ -51,6 +51,11 @@ class CMCConfig(MethodConfig):
         ema_momentum: m, what the key network keeps of itself at every step; of a queue alone.
         temperature: tau.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import CMCConfig
+        >>> CMCConfig(negatives="queue", num_negatives=4096).temperature
+        0.07
     """
 
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -80,6 +85,17 @@ class CMC(Method):
 
     Raises:
         UserError: the backbone is not a split one, or the number of images is not known.
+
+    Example:
+        >>> from smalti.methods import CMC, CMCConfig, DataInfo, Progress
+        >>> from smalti.models import SplitBackbone, TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> collate = Collate([Crop(size=32)])
+        >>> views = collate([{"image": image, "index": n} for n, image in enumerate(torch.rand(8, 3, 40, 40))])
+        >>> backbone = SplitBackbone(half=TimmBackbone(name="resnet18", stem="stride8", width=0.25)).build()
+        >>> method = CMC(backbone, CMCConfig(num_negatives=16), DataInfo(collate.normalize, num_images=8))
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
     """
 
     def __init__(self, backbone: nn.Module, config: CMCConfig, data: DataInfo) -> None:
@@ -120,9 +136,18 @@ class CMC(Method):
             term = self._contrast(embed(self.query_network, canvas), canvas, candidates)
             logs[f"loss_composed_{number}"] = term.detach()
             loss = loss + term
-        for half, bank in zip(z, (self.lightness_bank, self.color_bank), strict=True):
-            bank.update(gather(image[:, 0]), gather(half[:, 0].detach()))
+        self._update_banks(image[:, 0], z)
         return Step(loss, logs)
+
+    @property
+    def memory(self) -> int:
+        return len(self.color_bank.entries)
+
+    @torch.no_grad()
+    def remember(self, views: Sequence[Canvas], progress: Progress) -> None:
+        standard = views[0]
+        if standard.regions.index is not None:
+            self._update_banks(standard.regions.index[:, 0], embed(self.query_network, standard))
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return []
@@ -138,6 +163,10 @@ class CMC(Method):
             logits = bank.similarities(query.flatten(0, 1), index) / self.config.temperature
             losses.append(logits.logsumexp(dim=1) - logits[:, 0])
         return weighted_mean(losses[0] + losses[1], canvas.regions.weight)
+
+    def _update_banks(self, image: Tensor, z: Halves) -> None:
+        for half, bank in zip(z, (self.lightness_bank, self.color_bank), strict=True):
+            bank.update(gather(image), gather(half[:, 0].detach()))
 
     def _draw(self, standard: Canvas, progress: Progress) -> Tensor:
         """(B, Q) images of the data set for each of the batch, with replacement; its own may be among them."""
@@ -159,6 +188,18 @@ class QueueCMC(Method):
 
     Raises:
         UserError: the backbone is not a split one.
+
+    Example:
+        >>> from smalti.methods import CMCConfig, DataInfo, Progress, QueueCMC
+        >>> from smalti.models import SplitBackbone, TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> collate = Collate([Crop(size=32)])
+        >>> views = collate(list(torch.rand(8, 3, 40, 40)))
+        >>> backbone = SplitBackbone(half=TimmBackbone(name="resnet18", stem="stride8", width=0.25)).build()
+        >>> config = CMCConfig(negatives="queue", num_negatives=64)
+        >>> method = QueueCMC(backbone, config, DataInfo(collate.normalize))
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
     """
 
     def __init__(self, backbone: nn.Module, config: CMCConfig, data: DataInfo) -> None:
@@ -187,6 +228,14 @@ class QueueCMC(Method):
         self.lightness_queue.enqueue(keys[0])
         self.color_queue.enqueue(keys[1])
         return Step(loss, logs)
+
+    @property
+    def memory(self) -> int:
+        return self.config.num_negatives
+
+    def remember(self, views: Sequence[Canvas], progress: Progress) -> None:
+        for queue, keys in zip((self.lightness_queue, self.color_queue), self._encode_keys(views[0]), strict=True):
+            queue.enqueue(keys)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return [MomentumPair(self.query_network, self.key_network, self.config.ema_momentum)]

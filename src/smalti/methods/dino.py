@@ -40,6 +40,11 @@ class DINOConfig(MethodConfig):
         center_momentum: what the center keeps of itself at every step.
         freeze_epochs: epochs at the start in which the prototypes take neither updates nor weight decay.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import DINOConfig
+        >>> DINOConfig(freeze_epochs=0).teacher_temperature
+        0.07
     """
 
     head: PrototypeHeadConfig = field(default_factory=PrototypeHeadConfig)
@@ -68,7 +73,21 @@ class DINOConfig(MethodConfig):
 
 
 class DINO(Method):
-    """A student of all views that learns to predict what its slow copy, the teacher, makes of the standard ones."""
+    """A student of all views that learns to predict the outputs of its slow copy, the teacher, for the standard ones.
+
+    Args:
+        backbone: of the student; any network that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import DINO, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> views = Collate([Crop(size=32), Crop(size=32), Crop(size=16, count=4)])(list(torch.rand(8, 3, 40, 40)))
+        >>> method = DINO(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     center: Tensor
 

@@ -53,6 +53,11 @@ class EDIYConfig(MethodConfig):
         ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
             cosine.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import EDIYConfig
+        >>> EDIYConfig(byol=0.0).reads_cells
+        True
     """
 
     diversity: float = 1.0
@@ -136,7 +141,24 @@ class Cells(NamedTuple):
 
 
 class EDIY(Method):
-    """BYOL on whole views, and two losses on the cells of the standard views."""
+    """BYOL on whole views, and two losses on the cells of the standard views.
+
+    Args:
+        backbone: of the online network; any network that `Backbone` can read.
+        config: its settings.
+        data: normalization of the pixels, for a teacher.
+
+    Example:
+        >>> from smalti.methods import EDIY, DataInfo, EDIYConfig, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> collate = Collate([Crop(size=32), Crop(size=32)])
+        >>> views = collate(list(torch.rand(8, 3, 40, 40)))
+        >>> backbone = TimmBackbone(name="resnet18", stem="stride8").build()
+        >>> method = EDIY(backbone, EDIYConfig(), DataInfo(collate.normalize))
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: EDIYConfig, data: DataInfo) -> None:
         super().__init__()

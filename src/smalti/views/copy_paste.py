@@ -50,7 +50,7 @@ class CopyPaste(AlteredCrop):
         >>> images = [torch.rand(3, 40, 60) for _ in range(4)]
         >>> (canvas,) = Collate([CopyPaste(size=32, side=(0.5, 0.5), probability=1.0)])(images)
         >>> tuple(canvas.regions.boxes.shape), canvas.regions.weight[0]
-        ((4, 2, 4), tensor([0.8660, 1.0000]))
+        ((4, 2, 4), tensor([0.4330, 0.5000]))
     """
 
     probability: float = 0.5
