@@ -29,7 +29,7 @@ def begin(
 ) -> tuple[TrainState, Fabric]:
     """What `train_step` takes, for steps with nothing around them."""
     fabric = Fabric(accelerator=device, devices=1, precision=resolve_precision(recipe.precision))
-    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, class_names)
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, class_names, order.num_images)
     state.to(fabric.device)
     return state, fabric
 

@@ -23,6 +23,7 @@ from smalti import api
 from smalti.images.catalog import open_source
 from smalti.images.statistics import measure
 from smalti.methods.affinity import AffinityConfig
+from smalti.methods.byol import BYOLConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
 from smalti.methods.mcl import MCLConfig
@@ -87,11 +88,11 @@ def system(name: str) -> Recipe:
             method, head=replace(method.head, hidden=512, outputs=1024, norm=True), teacher_temperature=0.04
         )
     # A run of some hundred steps needs targets that follow within tens of them.
-    faster = {"ema_momentum": 0.98, "shuffle_bn_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2.0}
+    faster = {"ema_momentum": 0.98, "shuffle_bn_group": 64, "warmup_epochs": 1.0, "teacher_warmup_epochs": 2}
     known = {field.name for field in fields(method)}
     method = replace(method, **{key: value for key, value in faster.items() if key in known})
     optimizer = OptimizerConfig(name="sgd", base_lr=0.25, momentum=0.9, weight_decay=1e-4, warmup_epochs=1.0)
-    if isinstance(method, EDIYConfig):  # its loss has twice BYOL's
+    if isinstance(method, BYOLConfig | EDIYConfig):  # the loss has 2 cos where the rate is one for cos
         optimizer = replace(optimizer, base_lr=optimizer.base_lr / 2, weight_decay=2 * optimizer.weight_decay)
     if recipe.optimizer.name == "adamw":
         optimizer = replace(recipe.optimizer, base_lr=0.002, warmup_epochs=1.0)

@@ -29,6 +29,7 @@ def test_dir_lists_what_is_public(package: str) -> None:
 
 def test_views_have_what_a_training_loop_needs() -> None:
     needed = {"Crop", "Augmentation", "Mosaic", "Montage", "Mixture", "UnMix", "Cutout", "RandomErasing"}
+    needed |= {"UnevenMosaic", "CopyPaste"}
     needed |= {"Composition", "Plan", "Tiles", "Canvas", "Regions", "Collate", "Normalize", "plot_views"}
     assert needed <= set(dir(importlib.import_module("smalti.views")))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dacite
 import numpy as np
 from rich.console import Console
 
@@ -14,6 +15,8 @@ from smalti.evaluation.features import FeatureSet, extract_features
 from smalti.evaluation.knn import knn_scores
 from smalti.evaluation.linear import LinearProbe
 from smalti.images.catalog import has_split, open_source
+from smalti.images.ledger import BadFiles
+from smalti.images.same import same_images
 from smalti.images.source import ImageSource, Subset
 from smalti.images.statistics import PixelStatistics, measure
 from smalti.models.backbone import Backbone
@@ -70,15 +73,18 @@ def pretrain(
     console = Console(quiet=not is_first(engine.processes), markup=False, highlight=False)
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     source = open_source(data, "train", recipe.backbone.in_channels, classes)
+    run = RunFolder(out)
+    began = run.began() if resume else {}
+    if began:
+        source = same_images(source, began, BadFiles(run.path, 1, writes=False).names)
     _announce(console, source)
     wanted, recipe = recipe.batch_size, _fit_batch(recipe, len(source))
     if recipe.batch_size < wanted:
         console.print(f"only {len(source)} images: a batch has {recipe.batch_size} in place of {wanted}")
-    statistics = measure(source)
-    if recipe.init:  # weights go on as they were trained
+    statistics = _pixels_of(began, run) if began else recipe.pixels(measure(source))
+    if recipe.init and not began:  # weights go on as they were trained
         theirs = load_initial(recipe.init, recipe.backbone).info.pixels
         statistics = replace(statistics, mean=theirs.mean, std=theirs.std)
-    run = RunFolder(out)
     info = EncoderInfo(
         backbone=recipe.backbone,
         pixels=statistics,
@@ -109,6 +115,15 @@ def pretrain(
     return load_encoder(run.path, backbone=recipe.backbone)
 
 
+def _pixels_of(began: dict[str, Any], run: RunFolder) -> PixelStatistics:
+    try:
+        return PixelStatistics.from_json(began.get("pixels"))
+    except (dacite.DaciteError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{run.path / 'recipe.json'}, which is damaged ({error})", "what the run began with", "restore it"
+        ) from None
+
+
 def _refuse_to_start_anew() -> None:
     """A script imported by a process that it starts itself would start it again, and so on."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -131,7 +146,7 @@ def plot(
         statistics: of the pixels; measured unless given.
         step: which batch of the run.
     """
-    statistics = statistics or measure(source)
+    statistics = statistics or recipe.pixels(measure(source))
     # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
     block = _fit_batch(recipe, len(source)).block_size
     order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)

@@ -4,7 +4,7 @@ recipe.json  metrics.jsonl  views.png  checkpoints/last.ckpt  encoder.safetensor
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from smalti.files import atomic, writing
 
 # What others may leave in a folder without its being theirs.
 _HARMLESS = {"checkpoints", "views.png", "skipped.txt", ".lock", "tensorboard", "wandb"}
+_MAY_CHANGE = "max_bad_fraction "  # of a recipe, between two parts of a run
 _TEMPORARY = (".encoder.*", ".metrics.*", ".recipe.*", ".views.*", "checkpoints/.last.*", "checkpoints/.previous.*")
 
 
@@ -65,21 +66,31 @@ class RunFolder:
         finally:
             lock.release()
 
-    def begin(self, recipe: str, data: dict[str, Any], resume: bool) -> None:
-        """Write what the run is, or prove that what is there is the same run.
+    def began(self) -> dict[str, Any]:
+        """What was said of the images when the run began; empty where there is no run.
+
+        Raises:
+            UserError: recipe.json is damaged.
+        """
+        path = self.path / "recipe.json"
+        data = self._read_recipe(path).get("data") if path.exists() else {}
+        return data if isinstance(data, dict) else {}
+
+    def begin(self, recipe: str, describe: Callable[[], dict[str, Any]], resume: bool) -> None:
+        """Write what the run is, or prove that what is there has the same recipe.
 
         Args:
             recipe: as JSON.
-            data: what the images are: their number and a digest of their names.
+            describe: says what the images are, of JSON types.
             resume: continue what is there, or begin if nothing is.
 
         Raises:
             UserError: a run is there and is not to be resumed, or it is another one; or files of something else are.
         """
-        described = {"recipe": json.loads(recipe), "data": data}
+        asked = json.loads(recipe)
         path = self.path / "recipe.json"
         if path.exists():
-            self._check_same(self._read_recipe(path), described, resume)
+            self._check_same(self._read_recipe(path).get("recipe"), asked, resume)
             return
         foreign = sorted({each.name for each in self.path.iterdir()} - _HARMLESS)
         foreign += [each.name for each in (self.checkpoint, self.previous_checkpoint) if each.exists()]
@@ -91,7 +102,7 @@ class RunFolder:
                 "give another --out" + (", or put recipe.json back" if "last.ckpt" in foreign else ""),
             )
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(described, indent=2) + "\n")
+            temporary.write_text(json.dumps({"recipe": asked, "data": describe()}, indent=2) + "\n")
 
     def _read_recipe(self, path: Path) -> dict[str, Any]:
         try:
@@ -104,16 +115,16 @@ class RunFolder:
             )
         return content
 
-    def _check_same(self, there: dict[str, Any], asked: dict[str, Any], resume: bool) -> None:
+    def _check_same(self, there: Any, asked: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise UserError(
                 f"run folder {self.path}, which holds a run", "an empty folder", "add --resume, or give another --out"
             )
-        differing = sorted(_differences(there, asked))
+        differing = sorted(name for name in _differences(there, asked) if not name.startswith(_MAY_CHANGE))
         if differing:
             raise UserError(
                 f"other settings than the run in {self.path} began with ({', '.join(differing[:4])})",
-                "the same recipe and images",
+                "the same recipe",
                 "give the same flags, or another --out",
             )
 

@@ -12,6 +12,7 @@ from smalti.methods.byol import BYOLConfig
 from smalti.methods.cmc import CMCConfig
 from smalti.methods.dino import DINOConfig
 from smalti.methods.ediy import EDIYConfig
+from smalti.methods.ediy_controls import OtherImagesConfig, RandomPairsConfig
 from smalti.methods.mcl import MCLConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.methods.supervised import SupervisedConfig
@@ -20,12 +21,14 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.prototypes import PrototypeHeadConfig
 from smalti.models.split import SplitBackbone
 from smalti.models.timm_backbone import TimmBackbone
+from smalti.views.copy_paste import CopyPaste
 from smalti.views.crops import Crop
 from smalti.views.erasing import Cutout, RandomErasing
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.montage import Montage
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
+from smalti.views.uneven_mosaic import UnevenMosaic
 
 SIZE, BATCH = 32, 8
 
@@ -53,7 +56,7 @@ METHODS: dict[str, Any] = {
         teacher_warmup_epochs=1,
         region_size=2,
     ),
-    "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), queue=20, temperature=0.2, region_size=2),
+    "cmc": CMCConfig(projector=ProjectorConfig(hidden=16, dim=16), num_negatives=20, temperature=0.2, region_size=2),
     "ediy": EDIYConfig(projector=_MLP, predictor_hidden=16, region_size=2, ema_momentum=0.9, warmup_epochs=0.5),
     "mcl": MCLConfig(level_weights=(1.0,), fpn=False, channels=8, hidden=16, dim=16, region_size=2, ema_momentum=0.9),
     "mcl of two levels": MCLConfig(
@@ -70,8 +73,9 @@ METHODS: dict[str, Any] = {
 }
 # Further ways of a method to depend on what other processes hold.
 VARIANTS: dict[str, Any] = {
-    "ediy, random pairs": replace(METHODS["ediy"], pairing="random"),
-    "ediy, other images": replace(METHODS["ediy"], negatives="other", warmup_epochs=0.0),
+    "cmc, queue": replace(METHODS["cmc"], negatives="queue"),
+    "ediy, random pairs": RandomPairsConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
+    "ediy, other images": OtherImagesConfig(**vars(METHODS["ediy"]) | {"warmup_epochs": 0.0}),
     "moco, synchronized and symmetric": replace(METHODS["moco"], shuffle_bn_group=0, symmetric=True),
 }
 STANDARD = Crop(size=SIZE)
@@ -83,6 +87,8 @@ COMPOSITIONS: dict[str, Composition] = {
     "un-mix": UnMix(size=SIZE),
     "cutout": Cutout(size=SIZE, side=12),
     "random erasing": RandomErasing(size=SIZE),
+    "uneven mosaic": UnevenMosaic(size=SIZE),
+    "copy-paste": CopyPaste(size=SIZE),
 }
 
 
@@ -106,7 +112,7 @@ class System(NamedTuple):
     def backbone_config(self) -> BackboneConfig:
         """A backbone as small as they go: two halves for a method that splits colors."""
         backbone = BACKBONES[self.backbone]
-        return SplitBackbone(half=backbone) if self.method == "cmc" else backbone
+        return SplitBackbone(half=backbone) if self.method.startswith("cmc") else backbone
 
     @property
     def method_config(self) -> Any:

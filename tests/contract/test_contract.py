@@ -35,7 +35,7 @@ TOGETHER = [*SYSTEMS, *(System(name, "mosaic", "resnet") for name in VARIANTS)]
 
 
 def test_every_method_and_every_composition_is_here() -> None:
-    assert {type(config) for config in METHODS.values()} == classes_below(MethodConfig)
+    assert {type(config) for config in (METHODS | VARIANTS).values()} == classes_below(MethodConfig)
     assert {type(view) for view in (STANDARD, *COMPOSITIONS.values())} == classes_below(Composition)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smalti.errors import UserError
+from smalti.errors import BadImageError, UserError
 from smalti.images.array import ArraySource
 from smalti.images.folder import FolderSource
 from smalti.images.ledger import BadFiles
@@ -25,7 +25,7 @@ def test_images_names_and_labels_stay_together(tree):
     assert (loaded.read(151) == 151).all()
 
 
-def test_bad_files_are_recorded_and_left_out(tree, tmp_path):
+def test_bad_files_are_recorded_and_keep_their_numbers(tree, tmp_path):
     root = tree(*FILES)
     for bad in (FILES[0], FILES[200]):  # the first of all, and one of a later class
         (root / bad).write_bytes(b"")
@@ -33,11 +33,13 @@ def test_bad_files_are_recorded_and_left_out(tree, tmp_path):
     ledger = BadFiles(tmp_path, len(source))
     loaded = load_into_memory(source, ledger)
     assert ledger.names == (FILES[0], FILES[200])
-    assert len(loaded) == 298
-    assert loaded.image_name(0) == FILES[1]
-    assert loaded.image_name(199) == FILES[201]
-    assert (loaded.read(199) == 201).all()
-    assert np.bincount(loaded.labels).tolist() == [149, 149]
+    assert len(loaded) == 300
+    assert loaded.image_name(200) == FILES[200]
+    for bad in (0, 200):
+        with pytest.raises(BadImageError, match="empty file"):
+            loaded.read(bad)
+    assert (loaded.read(199) == 199).all()
+    assert np.bincount(loaded.labels).tolist() == [150, 150]
 
 
 def test_too_many_bad_files_end_it(tree):

@@ -13,9 +13,7 @@ SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
 
 
 @given(SHAPES, st.floats(1e-3, 1e3), st.integers(0, 1000))
-def test_the_loss_is_half_the_squared_distance_of_directions(
-    shape: tuple[int, int, int], length: float, seed: int
-) -> None:
+def test_the_loss_is_the_squared_distance_of_directions(shape: tuple[int, int, int], length: float, seed: int) -> None:
     torch.manual_seed(seed)
     prediction, target = length * torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     losses = cosine_loss(prediction, target)
@@ -23,7 +21,7 @@ def test_the_loss_is_half_the_squared_distance_of_directions(
     for loss, p, z in zip(losses.flatten(), prediction.flatten(0, 1), target.flatten(0, 1), strict=True):
         p_norm, z_norm = (math.sqrt(sum(x * x for x in v.tolist())) for v in (p, z))
         distance = sum((a / p_norm - b / z_norm) ** 2 for a, b in zip(p.tolist(), z.tolist(), strict=True))
-        assert float(loss) == pytest.approx(distance / 2, abs=1e-6)
+        assert float(loss) == pytest.approx(distance, abs=1e-6)
 
 
 def test_only_the_prediction_takes_gradients() -> None:

@@ -13,13 +13,11 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5))
 
 
 @given(SHAPES, st.integers(0, 1000))
-def test_a_weighted_mean_divides_by_the_number_of_regions(shape: tuple[int, int], seed: int) -> None:
+def test_a_weighted_mean_is_the_mean_over_canvases_of_the_sum_over_regions(shape: tuple[int, int], seed: int) -> None:
     torch.manual_seed(seed)
     losses, weight = torch.randn(shape, dtype=torch.float64), torch.rand(shape)
     expected = sum(
-        float(weight[n, k]) * float(losses[n, k]) / shape[0] / shape[1]
-        for n in range(shape[0])
-        for k in range(shape[1])
+        float(weight[n, k]) * float(losses[n, k]) / shape[0] for n in range(shape[0]) for k in range(shape[1])
     )
     assert float(weighted_mean(losses, weight)) == pytest.approx(expected, abs=1e-6)
     assert float(weighted_mean(losses.flatten(), weight)) == pytest.approx(expected, abs=1e-6)

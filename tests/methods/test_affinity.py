@@ -93,7 +93,7 @@ def equation_10(method: AffinityDistillation, canvases: Sequence[Canvas]) -> flo
         for n, k in torch.cartesian_prod(*map(torch.arange, canvas.regions.source.shape)).tolist():
             j = int(canvas.regions.source[n, k])
             row = cross_entropy(z[n, k], images[j], texts, *taus) + cross_entropy(z[n, k], texts[j], images, *taus)
-            loss += float(canvas.regions.weight[n, k]) * row / canvas.regions.source.numel()
+            loss += float(canvas.regions.weight[n, k]) * row / len(canvas.pixels)
     return loss
 
 

@@ -53,8 +53,8 @@ def targets_of(method: BYOL, canvas: Canvas) -> dict[int, Tensor]:
 def mosrep_on_byol(method: BYOL, canvases: Sequence[Canvas], views: Sequence[Composition]) -> float:
     query, key, *composed = canvases
     of_query, of_key, count = targets_of(method, query), targets_of(method, key), len(IMAGES)
-    loss = sum(1 - cos(p, of_key[image]) for image, _, p in predict(method, query)) / count
-    loss += sum(1 - cos(p, of_query[image]) for image, _, p in predict(method, key)) / count
+    loss = sum(2 - 2 * cos(p, of_key[image]) for image, _, p in predict(method, query)) / count
+    loss += sum(2 - 2 * cos(p, of_query[image]) for image, _, p in predict(method, key)) / count
     for canvas, view in zip(composed, views, strict=True):
         regions = predict(method, canvas)
         crops = len(regions) // count  # M
@@ -63,7 +63,7 @@ def mosrep_on_byol(method: BYOL, canvases: Sequence[Canvas], views: Sequence[Com
             own = [(area, p) for source, area, p in regions if source == image]
             assert len(own) == crops
             for area, p in own:
-                loss += math.sqrt(area / whole) * (1 - cos(p, of_key[image])) / crops / count
+                loss += math.sqrt(area / whole) * (2 - 2 * cos(p, of_key[image])) / crops / count
     return loss
 
 
@@ -86,15 +86,15 @@ def test_two_images_on_one_canvas_count_by_their_weights() -> None:
     """Mixed canvases are wholly one image and wholly another."""
     method = make_method()
     query, key, mixed = make_canvases([STANDARD])
-    first, weight = mixed.regions, torch.tensor([[1.4, 0.6]]).expand(len(IMAGES), 2)
+    first, weight = mixed.regions, torch.tensor([[0.7, 0.3]]).expand(len(IMAGES), 2)
     source = torch.cat([first.source, first.source.flip(0)], dim=1)
     regions = replace(first, source=source, boxes=first.boxes.expand(-1, 2, -1), weight=weight)
     with torch.no_grad():
         found = method([query, key, Canvas(pixels=mixed.pixels, regions=regions)], START).logs["loss_composed_0"]
         of_key, expected = targets_of(method, key), 0.0
         for image, _, p in predict(method, mixed):
-            for other, part in ((image, 1.4), (len(IMAGES) - 1 - image, 0.6)):
-                expected += part * (1 - cos(p, of_key[other])) / len(IMAGES) / 2
+            for other, part in ((image, 0.7), (len(IMAGES) - 1 - image, 0.3)):
+                expected += part * (2 - 2 * cos(p, of_key[other])) / len(IMAGES)
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 

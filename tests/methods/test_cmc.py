@@ -1,18 +1,23 @@
-"""CMC's step against softmax cross-entropy between the halves, written out one region and one key at a time."""
+"""CMC's step against softmax cross-entropy between the halves, written out one region and one key at a time.
+
+"queue" is MoCo's way to keys, "bank" the paper's.
+"""
 
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import PLAIN, UNCHANGED, exact_canvas, textured
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from smalti.errors import UserError
-from smalti.methods.cmc import CMC, CMCConfig
+from smalti.methods.cmc import CMCConfig, QueueCMC
 from smalti.methods.method import DataInfo, Progress
 from smalti.models.color_spaces import scaled_lab
 from smalti.models.heads import ProjectorConfig
@@ -26,6 +31,7 @@ from smalti.views.crops import Crop
 from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
+from smalti.views.rng import field_key, mix
 
 BACKBONE = SplitBackbone(
     half=TimmBackbone(
@@ -49,18 +55,22 @@ START = Progress(step=0, total_steps=10, steps_per_epoch=5)
 NORMALIZE = Normalize((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
+NUM_IMAGES = 13  # of the data set, of which the batch has those numbered here
+INDICES = torch.tensor([5, 0, 12, 7, 3, 1, 9, 10])
+DATA = DataInfo(NORMALIZE, num_images=NUM_IMAGES)
+
+
 def make_canvases(composed: Sequence[Composition] = (), standard: Composition = STANDARD) -> list[Canvas]:
     views = [standard, *composed]
     canvases = [exact_canvas(view, IMAGES, view=number) for number, view in enumerate(views)]
-    return [Canvas(pixels=NORMALIZE(canvas.pixels), regions=canvas.regions) for canvas in canvases]
+    return [Canvas(pixels=NORMALIZE(canvas.pixels), regions=canvas.regions.numbered(INDICES)) for canvas in canvases]
 
 
-def make_method(projector: str = "mlp", **settings: Any) -> CMC:
+def make_method(projector: str = "mlp", negatives: str = "queue", **settings: Any) -> Any:
     torch.manual_seed(0)
-    config = CMCConfig(
-        **{"projector": ProjectorConfig(kind=projector, dim=16), "queue": 24, "region_size": 3} | settings
-    )
-    method = config.build(BACKBONE.build(), DataInfo(NORMALIZE)).double()
+    defaults = {"projector": ProjectorConfig(kind=projector, dim=16), "num_negatives": 24, "region_size": 3}
+    config = CMCConfig(negatives=negatives, **defaults | settings)
+    method = config.build(BACKBONE.build(), DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -68,12 +78,14 @@ def make_method(projector: str = "mlp", **settings: Any) -> CMC:
 
 
 def embed(network: Network, canvas: Canvas, half: str) -> list[tuple[int, float, Tensor]]:
-    """Of every region: its image, its weight and the embedding of one half, centerd over all of them."""
+    """Of every region: its image, its weight and the embedding of one half; with a queue centered over all of them."""
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in vars(NORMALIZE).values())
     space = scaled_lab((canvas.pixels * std + mean).clamp(0, 1))
     channels = space[:, :1] if half == "lightness" else space[:, 1:]
     maps = getattr(network.backbone.model, half).forward_features(channels)
-    projector = getattr(network.projector, half).projector.layers
+    projector = getattr(network.projector, half)
+    centered = isinstance(projector, nn.Sequential)
+    layers = projector[0].layers if centered else projector.layers
     images, weights, rows = [], [], []
     for n, k in torch.cartesian_prod(*map(torch.arange, canvas.regions.source.shape)).tolist():
         feature = maps[n].mean(dim=(1, 2))
@@ -84,14 +96,14 @@ def embed(network: Network, canvas: Canvas, half: str) -> list[tuple[int, float,
             feature = cells[0].mean(dim=(1, 2))
         images.append(int(canvas.regions.source[n, k]))
         weights.append(float(canvas.regions.weight[n, k]))
-        rows.append(projector(feature[None])[0])
+        rows.append(layers(feature[None])[0])
     mean = sum(rows) / len(rows)
     variance = sum((row - mean) ** 2 for row in rows) / len(rows)
-    z = [(row - mean) / (variance + 1e-5).sqrt() for row in rows]
+    z = [(row - mean) / (variance + 1e-5).sqrt() for row in rows] if centered else rows
     return [(*region, row / row.norm()) for *region, row in zip(images, weights, z, strict=True)]
 
 
-def expected_loss(method: CMC, standard: Canvas, composed: Sequence[Canvas]) -> float:
+def expected_loss(method: QueueCMC, standard: Canvas, composed: Sequence[Canvas]) -> float:
     tau = method.config.temperature
     loss = 0.0
     for half, other in (("lightness", "color"), ("color", "lightness")):
@@ -102,13 +114,13 @@ def expected_loss(method: CMC, standard: Canvas, composed: Sequence[Canvas]) -> 
             for image, weight, z in regions:
                 others = [k for i, k in keys.items() if i != image] if number else []
                 below = sum(math.exp(float(z @ n) / tau) for n in [keys[image], *others, *negatives])
-                loss -= weight * math.log(math.exp(float(z @ keys[image]) / tau) / below) / len(regions)
+                loss -= weight * math.log(math.exp(float(z @ keys[image]) / tau) / below) / len(canvas.pixels)
     return loss
 
 
 @pytest.mark.parametrize("standard", [STANDARD, MIXED], ids=["crop", "mixture"])
 @pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
-def test_the_loss_is_cross_entropy_between_the_halves(composed: list[Composition], standard: Composition) -> None:
+def test_the_loss_with_a_queue_is_cross_entropy_with_keys(composed: list[Composition], standard: Composition) -> None:
     method = make_method()
     first, *rest = make_canvases(composed, standard)
     with torch.no_grad():
@@ -117,6 +129,74 @@ def test_the_loss_is_cross_entropy_between_the_halves(composed: list[Composition
     assert step.loss.dtype == torch.float64
     assert float(step.loss) == pytest.approx(expected, abs=1e-6)
     assert len(step.logs) == 2 + len(composed)
+
+
+def drawn_for(position: int, step: int, count: int = 24) -> list[int]:
+    """Images of the data set for one image of the batch, hashed one at a time."""
+    return [int(mix(0, field_key("negatives"), step, position, number)) % NUM_IMAGES for number in range(count)]
+
+
+@pytest.mark.parametrize("standard", [STANDARD, MIXED], ids=["crop", "mixture"])
+@pytest.mark.parametrize("composed", COMPOSED.values(), ids=COMPOSED)
+def test_the_loss_with_a_bank_is_cross_entropy_with_stored_halves(
+    composed: list[Composition], standard: Composition
+) -> None:
+    """`NCEAverage` and `NCESoftmaxLoss` of the released code, two steps long, so that the second meets a moved bank."""
+    method = make_method(negatives="bank")
+    canvases, tau = make_canvases(composed, standard), method.config.temperature
+    banks = {half: [*getattr(method, f"{half}_bank").entries.clone()] for half in ("lightness", "color")}
+    for step in range(2):
+        expected, seen = 0.0, {}
+        for half, other in (("lightness", "color"), ("color", "lightness")):
+            for number, canvas in enumerate(canvases):
+                with torch.no_grad():
+                    regions = embed(method.query_network, canvas, half)
+                for position, weight, z in regions:
+                    image = int(INDICES[position])
+                    scores = [float(z @ banks[other][i]) / tau for i in [image, *drawn_for(position, step)]]
+                    expected -= weight * (scores[0] - math.log(sum(map(math.exp, scores)))) / len(regions)
+                    if not number:
+                        seen[half, image] = z
+        with torch.no_grad():
+            loss = method(canvases, replace(START, step=step)).loss
+        assert loss.dtype == torch.float64
+        assert float(loss) == pytest.approx(expected, abs=1e-6)
+        for (half, image), z in seen.items():
+            moved = 0.5 * banks[half][image] + 0.5 * z
+            banks[half][image] = moved / moved.norm()
+        for half, entries in banks.items():
+            torch.testing.assert_close(getattr(method, f"{half}_bank").entries, torch.stack(entries), atol=1e-6, rtol=0)
+
+
+def test_negatives_are_drawn_anew_for_every_image_and_step() -> None:
+    draws = [tuple(drawn_for(position, step)) for position in range(8) for step in range(4)]
+    assert len(set(draws)) == len(draws)
+
+
+def test_a_bank_needs_the_number_of_images_and_of_each_its_own() -> None:
+    with pytest.raises(UserError, match="num_images"):
+        CMCConfig().build(BACKBONE.build(), DataInfo(NORMALIZE))
+    canvas = make_canvases()[0]
+    with pytest.raises(UserError, match="index"):
+        make_method(negatives="bank")([replace(canvas, regions=replace(canvas.regions, index=None))], START)
+
+
+def test_nothing_follows_the_networks_but_the_bank() -> None:
+    method = make_method(negatives="bank")
+    assert method.momentum_pairs(START) == []
+    assert method.encoder() is method.query_network.backbone
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_what_a_bank_keeps_of_itself(momentum: float) -> None:
+    method = make_method(negatives="bank", bank_momentum=momentum)
+    before = F.normalize(method.color_bank.entries[INDICES], dim=1)
+    (standard,) = make_canvases()
+    with torch.no_grad():
+        z = torch.stack([z for _, _, z in embed(method.query_network, standard, "color")])
+        method([standard], START)
+    expected = before if momentum else z
+    torch.testing.assert_close(method.color_bank.entries[INDICES], expected, atol=1e-6, rtol=0)
 
 
 def test_the_loss_tells_one_images_key_from_anothers() -> None:
@@ -128,14 +208,16 @@ def test_the_loss_tells_one_images_key_from_anothers() -> None:
     assert abs(terms[0] - terms[1]) > 1e-4
 
 
+@pytest.mark.parametrize("negatives", ["bank", "queue"])
 @pytest.mark.parametrize("projector", ["mlp", "conv"])
-def test_all_of_both_query_networks_learns_and_none_of_the_key_networks(projector: str) -> None:
-    method = make_method(projector)
+def test_all_of_both_query_networks_learns_and_none_of_the_key_networks(projector: str, negatives: str) -> None:
+    method = make_method(projector, negatives)
     method(make_canvases(COMPOSED["mosaic"]), START).loss.backward()
     for name, parameter in method.query_network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
-    assert all(parameter.grad is None for parameter in method.key_network.parameters())
+    if negatives == "queue":
+        assert all(parameter.grad is None for parameter in method.key_network.parameters())
 
 
 def test_either_queue_afterwards_holds_the_keys_of_its_half() -> None:
@@ -156,20 +238,21 @@ def test_the_statistics_of_the_data_are_part_of_the_networks() -> None:
         assert network.backbone.model.std.flatten().tolist() == pytest.approx(NORMALIZE.std)
 
 
-def test_a_state_dict_restores_everything() -> None:
-    method = make_method()
+@pytest.mark.parametrize("negatives", ["bank", "queue"])
+def test_a_state_dict_restores_everything(negatives: str) -> None:
+    method = make_method(negatives=negatives)
     with torch.no_grad():
         method(make_canvases(), START)
-    other = CMCConfig(projector=ProjectorConfig(dim=16), queue=24, region_size=3)
-    other = other.build(BACKBONE.build(), DataInfo(UNCHANGED)).double()
+    other = replace(method.config).build(BACKBONE.build(), DataInfo(UNCHANGED, num_images=NUM_IMAGES)).double()
     other.load_state_dict(method.state_dict())
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
         assert torch.equal(other(canvases, START).loss, method(canvases, START).loss)
 
 
-def test_the_loss_keeps_32_bits_under_autocast() -> None:
-    method = make_method(temperature=0.01).float()
+@pytest.mark.parametrize("negatives", ["bank", "queue"])
+def test_the_loss_keeps_32_bits_under_autocast(negatives: str) -> None:
+    method = make_method(negatives=negatives, temperature=0.01).float()
     canvases = [Canvas(pixels=canvas.pixels.float(), regions=canvas.regions) for canvas in make_canvases()]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert method(canvases, START).loss.dtype == torch.float32
@@ -184,16 +267,18 @@ def test_the_key_network_follows_the_query_network() -> None:
 
 def test_a_backbone_that_splits_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="lightness and color"):
-        CMCConfig().build(TimmBackbone(name="resnet18").build(), DataInfo(UNCHANGED))
+        CMCConfig().build(TimmBackbone(name="resnet18").build(), DATA)
 
 
 @pytest.mark.parametrize("views", [[], [Mosaic(), STANDARD], [UnMix(), STANDARD]])
 def test_views_that_cmc_cannot_learn_from_are_refused(views: list[Composition]) -> None:
-    with pytest.raises(UserError, match="keys are made of"):
+    with pytest.raises(UserError, match="keys are made"):
         CMCConfig().check(views)
 
 
-@pytest.mark.parametrize("settings", [{"ema_momentum": 1.1}, {"temperature": 0}, {"queue": 0}, {"region_size": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"ema_momentum": 1.1}, {"temperature": 0}, {"num_negatives": 0}, {"bank_momentum": 2}]
+)
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         CMCConfig(**settings)
@@ -202,8 +287,15 @@ def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
 def test_images_keep_apart_though_the_halves_begin_far_from_each_other() -> None:
     """Without centering, embeddings draw together within this many steps, and stay there."""
     torch.manual_seed(0)
-    config = CMCConfig(projector=ProjectorConfig(dim=16), queue=512, temperature=0.1, ema_momentum=0.98, region_size=3)
-    method = config.build(BACKBONE.build(), DataInfo(NORMALIZE))
+    config = CMCConfig(
+        projector=ProjectorConfig(dim=16),
+        negatives="queue",
+        num_negatives=512,
+        temperature=0.1,
+        ema_momentum=0.98,
+        region_size=3,
+    )
+    method = config.build(BACKBONE.build(), DATA)
     optimizer = torch.optim.SGD(method.query_network.parameters(), lr=0.05, momentum=0.9)
     images = textured(16)
     for step in range(30):

@@ -4,13 +4,16 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import NO_DATA, PLAIN, exact_canvas, textured
+from helpers import NO_DATA, PLAIN, UNCHANGED, exact_canvas, textured
+from lightning_fabric import Fabric
 from timm.layers import DropPath
-from torch import Tensor
+from torch import nn
 from torchvision.ops import roi_align
 
 from smalti.errors import UserError
@@ -20,6 +23,11 @@ from smalti.models.network import Network
 from smalti.models.prototypes import PrototypeHeadConfig
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.schedules import cosine
+from smalti.training.checkpoint import load_checkpoint, save_checkpoint
+from smalti.training.loop import train_step
+from smalti.training.optim import OptimizerConfig
+from smalti.training.recipe import Recipe
+from smalti.training.state import TrainState
 from smalti.views.canvas import Canvas, Regions
 from smalti.views.crops import Crop
 from smalti.views.mosaic import Mosaic
@@ -49,7 +57,7 @@ COMPOSED: dict[str, list[Composition]] = {
 STANDARD = Crop(size=32, augmentation=PLAIN)
 IMAGES = textured(6)
 HEAD = PrototypeHeadConfig(hidden=12, bottleneck=6, outputs=9)
-# In the second epoch of five: the prototypes learn, and tau_t is on its way.
+# In the second epoch of five: the prototypes learn, and tau_t is half-way.
 LATER = Progress(step=6, total_steps=25, steps_per_epoch=5)
 
 
@@ -60,7 +68,7 @@ def make_canvases(composed: Sequence[Composition] = ()) -> list[Canvas]:
 def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
     """In float64, with weights large enough that outputs differ, a teacher of its own and a center near its outputs."""
     torch.manual_seed(0)
-    config = DINOConfig(**{"head": HEAD, "region_size": 3, "teacher_warmup_epochs": 2.0} | settings)
+    config = DINOConfig(**{"head": HEAD, "region_size": 3, "teacher_warmup_epochs": 3} | settings)
     method = config.build(BACKBONES[backbone].build(), NO_DATA).double()
     with torch.no_grad():
         for parameter in method.parameters():
@@ -71,7 +79,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> DINO:
 
 
 def say(network: Network, canvas: Canvas) -> list[tuple[int, float, list[float]]]:
-    """Of every region: its image, its weight and the network's outputs, one region at a time."""
+    """Of every region: its image, its weight on a canvas of mean weight 1, and the network's outputs, one at a time."""
     features = network.backbone(canvas.pixels)
     scale = features.map.shape[-1] / canvas.pixels.shape[-1]
     head = network.projector
@@ -84,7 +92,8 @@ def say(network: Network, canvas: Canvas) -> list[tuple[int, float, list[float]]
             feature = cells[0].mean(dim=(1, 2))
         z = head.layers(feature[None])[0]
         outputs = [float(z @ w / z.norm() / w.norm()) for w in head.prototypes.weight]
-        found.append((int(canvas.regions.source[n, k]), float(canvas.regions.weight[n, k]), outputs))
+        weight = float(canvas.regions.weight[n, k]) * canvas.regions.weight.shape[1]
+        found.append((int(canvas.regions.source[n, k]), weight, outputs))
     return found
 
 
@@ -128,7 +137,7 @@ def test_the_loss_is_equation_3_over_its_number_of_pairs(backbone: str, composed
     method = make_method(backbone)
     canvases = make_canvases(composed)
     with torch.no_grad():
-        expected = equation_3(method, canvases, tau_t=0.04 + 0.03 * 6 / 10)
+        expected = equation_3(method, canvases, tau_t=0.055)
         loss, logs = method(canvases, LATER)
     assert loss.dtype == torch.float64
     assert float(loss) == pytest.approx(expected["loss"], abs=1e-6)
@@ -154,7 +163,7 @@ def test_several_images_on_a_whole_canvas_are_each_compared_with_their_own_targe
     )
     canvases = [*standard, replace(mixed, regions=regions)]
     with torch.no_grad():
-        expected = equation_3(method, canvases, tau_t=0.04 + 0.03 * 6 / 10)["loss"]
+        expected = equation_3(method, canvases, tau_t=0.055)["loss"]
         assert float(method(canvases, LATER).loss) == pytest.approx(expected, abs=1e-6)
 
 
@@ -162,9 +171,9 @@ def test_several_images_on_a_whole_canvas_are_each_compared_with_their_own_targe
 def test_the_loss_tells_one_images_targets_from_anothers(backbone: str) -> None:
     method = make_method(backbone)
     first, second, mosaic = make_canvases(COMPOSED["mosaic"])
-    dealt_wrongly = replace(mosaic, regions=replace(mosaic.regions, source=mosaic.regions.source.roll(1, dims=0)))
+    swapped = replace(mosaic, regions=replace(mosaic.regions, source=mosaic.regions.source.roll(1, dims=0)))
     with torch.no_grad():
-        terms = [copy.deepcopy(method)([first, second, canvas], LATER).logs for canvas in (mosaic, dealt_wrongly)]
+        terms = [copy.deepcopy(method)([first, second, canvas], LATER).logs for canvas in (mosaic, swapped)]
     assert abs(terms[0]["loss_composed_0"] - terms[1]["loss_composed_0"]) > 1e-4
 
 
@@ -205,12 +214,23 @@ def test_the_center_moves_towards_the_mean_of_both_teacher_views_after_the_loss(
     assert not method.center.requires_grad
 
 
-@pytest.mark.parametrize("step", [0, 1, 7, 29, 30, 99])
-def test_the_teachers_temperature_rises_along_a_line(step: int) -> None:
-    progress = Progress(step=step, total_steps=100, steps_per_epoch=10)
-    method = make_method(warmup_teacher_temperature=0.02, teacher_temperature=0.08, teacher_warmup_epochs=3.0)
-    assert method.teacher_temperature(progress) == pytest.approx(0.02 + 0.06 * min(step / 30, 1), abs=1e-12)
-    assert make_method(teacher_warmup_epochs=0.0).teacher_temperature(progress) == 0.07
+@pytest.mark.parametrize("epochs", [0, 1, 2, 30])
+def test_the_teachers_temperature_is_that_of_the_released_code(epochs: int) -> None:
+    """`np.linspace(first, last, epochs)`, then `last`, read at the number of the epoch."""
+    method = make_method(teacher_warmup_epochs=epochs)
+    schedule = np.concatenate([np.linspace(0.04, 0.07, epochs), np.full(40 - epochs, 0.07)])
+    for step in range(400):
+        progress = Progress(step=step, total_steps=400, steps_per_epoch=10)
+        assert method.teacher_temperature(progress) == pytest.approx(schedule[step // 10], abs=1e-15)
+
+
+def test_the_teachers_temperature_arrives_in_the_last_epoch_of_its_warmup() -> None:
+    method = make_method(teacher_warmup_epochs=30)
+    found = [
+        method.teacher_temperature(Progress(step=7 * epoch + 3, total_steps=700, steps_per_epoch=7))
+        for epoch in (0, 1, 28, 29, 30, 99)
+    ]
+    assert found == pytest.approx([0.04, 0.04 + 0.03 / 29, 0.07 - 0.03 / 29, 0.07, 0.07, 0.07], abs=1e-15)
 
 
 def test_the_teacher_follows_the_student_ever_more_slowly() -> None:
@@ -229,31 +249,100 @@ def test_a_new_method_starts_with_equal_networks_and_no_center() -> None:
     assert not method.center.any()
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
-def test_prototypes_turn_only_after_the_epochs_of_freezing(name: str) -> None:
-    method = make_method("vit", freeze_epochs=2)
-    canvases = make_canvases()
-    makers = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    optimizer = makers[name](method.student.parameters(), lr=0.01, weight_decay=0.4)
+RECIPE = Recipe(
+    name="tiny",
+    views=(STANDARD, STANDARD),
+    backbone=BACKBONES["vit"],
+    method=DINOConfig(head=replace(HEAD, norm_last=False), freeze_epochs=2, region_size=3),
+    optimizer=OptimizerConfig(
+        name="adamw",
+        weight_decay=0.04,
+        final_weight_decay=0.4,
+        decay_norm_and_bias=False,
+        clip_norm=0.02,
+        clip_each=True,
+    ),
+    epochs=5,
+    batch_size=len(IMAGES),
+    precision="32",
+)
 
-    def directions() -> Tensor:
-        return torch.nn.functional.normalize(method.student.projector.prototypes.weight.detach(), dim=1).clone()
 
-    start, layers = directions(), copy.deepcopy(method.student.projector.layers.state_dict())
-    for step in (0, 4, 5, 9):
+def begin(recipe: Recipe = RECIPE) -> TrainState:
+    """Of two steps an epoch: the prototypes learn from step 4 on."""
+    state = TrainState.begin(recipe, UNCHANGED, steps_per_epoch=2)
+    state.method.double()
+    return state
+
+
+def canvases_of(step: int) -> list[Canvas]:
+    return [exact_canvas(STANDARD, IMAGES, view=view, step=step, seed=step) for view in (0, 1)]
+
+
+def last_layer(state: TrainState) -> list[nn.Parameter]:
+    head = state.method.student.projector
+    return [head.prototypes.weight, head.lengths]
+
+
+def test_frozen_prototypes_are_trained_as_by_the_released_code() -> None:
+    """Its loop: backward, clip each parameter, take the last layer's gradients away, AdamW, teacher."""
+    ours, theirs = begin(), begin()
+    method, optimizer = theirs.method, theirs.optimizer
+    start = [parameter.detach().clone() for parameter in last_layer(ours)]
+    for step in range(8):
+        train_step(ours, canvases_of(step), step, Fabric(accelerator="cpu"))
+
+        torch.manual_seed(0)  # nothing is random
+        loss, _ = method(canvases_of(step), theirs.progress(step))
         optimizer.zero_grad()
-        method(canvases, replace(LATER, step=step)).loss.backward()
-        gradient = method.student.projector.prototypes.weight.grad
-        assert gradient is not None  # with none, processes would wait for it
-        assert not gradient.any()
+        loss.backward()
+        for parameter in method.student.parameters():
+            nn.utils.clip_grad_norm_([parameter], RECIPE.optimizer.clip_norm)
+        if step < 4:
+            for parameter in last_layer(theirs):
+                parameter.grad = None
+        for group, decays in zip(optimizer.param_groups, (True, False), strict=True):
+            group["lr"], group["weight_decay"] = theirs.learning_rate(step), decays * theirs.weight_decay(step)
         optimizer.step()
-    torch.testing.assert_close(directions(), start, atol=1e-12, rtol=0)
-    assert not torch.equal(method.student.projector.layers[0].weight, layers["0.weight"])
+        with torch.no_grad():
+            m = cosine(0.996, 1.0, step / 10)
+            for fast, slow in zip(method.student.parameters(), method.teacher.parameters(), strict=True):
+                slow.lerp_(fast, 1 - m)
 
-    optimizer.zero_grad()
-    method(canvases, replace(LATER, step=10)).loss.backward()
-    optimizer.step()
-    assert (directions() - start).abs().max() > 1e-5
+        for name, expected in method.state_dict().items():
+            assert torch.equal(ours.method.state_dict()[name], expected), (step, name)
+        unmoved = [torch.equal(parameter, kept) for parameter, kept in zip(last_layer(ours), start, strict=True)]
+        assert unmoved == [step < 4] * 2
+        counted = [ours.optimizer.state.get(parameter, {}).get("step", 0) for parameter in last_layer(ours)]
+        assert counted == [max(0, step - 3)] * 2
+
+
+@pytest.mark.parametrize("stopped_at", [3, 6])
+def test_a_run_resumes_while_prototypes_are_frozen_and_after(stopped_at: int, tmp_path: Path) -> None:
+    straight, fabric = begin(), Fabric(accelerator="cpu")
+    for step in range(8):
+        if step == stopped_at:
+            straight.next_step = step
+            save_checkpoint(tmp_path / "last.ckpt", straight)
+        train_step(straight, canvases_of(step), step, fabric)
+    resumed = begin(replace(RECIPE, seed=1))
+    load_checkpoint(tmp_path / "last.ckpt", resumed)
+    resumed.recipe = RECIPE
+    assert (last_layer(resumed)[0] in resumed.optimizer.state) == (stopped_at > 4)
+    for step in range(resumed.next_step, 8):
+        train_step(resumed, canvases_of(step), step, fabric)
+    for name, expected in straight.method.state_dict().items():
+        assert torch.equal(resumed.method.state_dict()[name], expected), name
+
+
+def test_prototypes_are_frozen_where_gradients_accumulate() -> None:
+    """A batch of two parts an epoch: the prototypes first move with the second batch."""
+    method = replace(RECIPE.method, freeze_epochs=1)
+    state = begin(replace(RECIPE, batch_size=2 * len(IMAGES), accumulate=2, method=method))
+    kept = last_layer(state)[0].detach().clone()
+    for step in range(4):
+        train_step(state, canvases_of(step), step, Fabric(accelerator="cpu"))
+        assert torch.equal(last_layer(state)[0], kept) == (step < 3)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -284,7 +373,7 @@ def test_local_crops_of_96_px_beside_views_of_224() -> None:
 
 
 def test_the_state_dictionary_restores_everything() -> None:
-    method, other = make_method(), DINOConfig(head=HEAD, region_size=3, teacher_warmup_epochs=2.0)
+    method, other = make_method(), DINOConfig(head=HEAD, region_size=3, teacher_warmup_epochs=3)
     canvases = make_canvases(COMPOSED["mosaic"])
     with torch.no_grad():
         method(canvases, LATER)  # moves the center and running statistics

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
 from smalti.methods.byol import BYOLConfig
 from smalti.methods.ediy import EDIY, EDIYConfig
+from smalti.methods.ediy_controls import OtherImages, OtherImagesConfig, RandomPairs, RandomPairsConfig
 from smalti.methods.method import DataInfo, Progress
 from smalti.models.backbone import Backbone
 from smalti.models.checkpoints import load_encoder
@@ -26,6 +28,7 @@ from smalti.models.heads import ProjectorConfig
 from smalti.models.momentum import update_targets
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.normalize import Normalize
+from smalti.schedules import cosine
 from smalti.views.canvas import Canvas
 from smalti.views.mosaic import Mosaic
 from smalti.views.plan import Composition
@@ -45,9 +48,9 @@ WEIGHTS = {
     "without diversity": {"diversity": 0},
     "without invariance": {"invariance": 0},
     "byol": {"diversity": 0, "invariance": 0},
-    "random": {"pairing": "random"},
-    "other images": {"negatives": "other"},
-    "other images without byol": {"negatives": "other", "invariance": 0, "byol": 0},
+    "random pairs": {"config": RandomPairsConfig},
+    "other images": {"config": OtherImagesConfig},
+    "other images without byol": {"config": OtherImagesConfig, "invariance": 0, "byol": 0},
     "local predictor": {"local_predictor": True},
 }
 
@@ -62,10 +65,10 @@ def shaken(module: nn.Module) -> nn.Module:
     return module
 
 
-def make_method(backbone: str = "resnet", **settings: Any) -> EDIY:
+def make_method(backbone: str = "resnet", config: type[EDIYConfig] = EDIYConfig, **settings: Any) -> EDIY:
     torch.manual_seed(0)
-    config = EDIYConfig(**HEADS | {"warmup_epochs": 1} | settings)
-    method = shaken(config.build(BACKBONES[backbone].build(), DataInfo(OURS)))
+    built = config(**HEADS | {"warmup_epochs": 1} | settings).build(BACKBONES[backbone].build(), DataInfo(OURS))
+    method = shaken(built)
     assert isinstance(method, EDIY)
     return method
 
@@ -102,31 +105,43 @@ def draw(field: str, view: int, image: int, cell: int) -> float:
     return float(uniform(LATER.seed, field_key(field), LATER.step, view, image, cell))
 
 
+def byol_inside(method: EDIY) -> Any:
+    """The parts of E-DIY that are BYOL's, by their names there."""
+    branch = method.global_branch
+    assert branch is not None
+    return SimpleNamespace(
+        online=SimpleNamespace(backbone=method.online, projector=branch.projector),
+        target=SimpleNamespace(backbone=method.target, projector=branch.target_projector),
+        predictor=branch.predictor,
+    )
+
+
 def equation_3(method: EDIY, canvases: Sequence[Canvas], composed: Sequence[Composition], teacher: str) -> float:
     config, loss = method.config, 0.0
     if config.byol:
-        loss += config.byol * 2 * mosrep_on_byol(method, canvases, composed)
+        loss += config.byol * mosrep_on_byol(byol_inside(method), canvases, composed)
     if not (config.diversity or config.invariance):
         return loss
     standard = [canvas.pixels for canvas in canvases[:2]]
-    seen, aimed = ([network.backbone(pixels).map for pixels in standard] for network in (method.online, method.target))
-    predictor = [method.local_predictor] if config.local_predictor else []
-    f = [embed_cells(maps, method.local_projector.layers, *predictor) for maps in seen]
-    g = [embed_cells(maps, method.local_target.layers) for maps in aimed]
+    seen, aimed = ([network(pixels).map for pixels in standard] for network in (method.online, method.target))
+    local = method.local_branch
+    assert local is not None
+    predictor = [local.predictor] if config.local_predictor else []
+    f = [embed_cells(maps, local.projector.layers, *predictor) for maps in seen]
+    g = [embed_cells(maps, local.target_projector.layers) for maps in aimed]
     taught = [cells_of(maps) for maps in (taught_maps(standard, teacher) if teacher else aimed)]
     count, cells = len(IMAGES), len(f[0][0])
     for x, other in ((0, 1), (1, 0)):
         for i in range(count):
-            weight = float(canvases[x].regions.weight[i].mean()) / count / cells
+            weight = float(canvases[x].regions.weight[i].sum()) / count / cells
             for j in range(cells):
-                if config.pairing == "teacher":
-                    d = int(similarities(taught[x][i], taught[x][i][j]).argmin())  # Eq. 4
-                    s = int(similarities(taught[other][i], taught[x][i][j]).argmax())  # Eq. 6
-                else:
+                d = int(similarities(taught[x][i], taught[x][i][j]).argmin())  # Eq. 4
+                s = int(similarities(taught[other][i], taught[x][i][j]).argmax())  # Eq. 6
+                if isinstance(method, RandomPairs):
                     d = (j + 1 + int(draw("different", x, i, j) * (cells - 1))) % cells
                     s = int(draw("similar", x, i, j) * cells)
                 away = f[x][i][d]
-                if config.negatives == "other":
+                if isinstance(method, OtherImages):
                     o = (i + 1 + int(draw("other", x, i, j) * (count - 1))) % count
                     away = sum(g[x][o]) / cells
                 loss += weight * config.diversity * cos(f[x][i][j], away)  # Eq. 5
@@ -156,7 +171,7 @@ def check_loss(method: EDIY, composed: Sequence[Composition] = (), teacher: str 
 
 
 @pytest.mark.parametrize("settings", WEIGHTS.values(), ids=WEIGHTS)
-def test_the_loss_is_equation_3_for_every_switch(settings: dict[str, Any]) -> None:
+def test_the_loss_is_equation_3_for_every_weight_and_control(settings: dict[str, Any]) -> None:
     check_loss(make_method(**settings))
 
 
@@ -196,7 +211,7 @@ def test_every_online_parameter_gets_a_gradient_and_no_other(settings: dict[str,
     method = make_method(**settings)
     method(make_canvases(), progress).loss.backward()
     online = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
-    assert not [name for name in online if name.startswith(("target.", "local_target.", "teacher."))]
+    assert not [name for name in online if "target" in name or name.startswith("teacher.")]
     for name, parameter in method.named_parameters():
         assert (parameter.grad is not None) == (name in online), name
         if progress is LATER and name in online:
@@ -218,7 +233,7 @@ def test_weights_of_the_pooled_feature_alone_get_a_gradient_too() -> None:
     assert [name for name, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("settings", [{}, {"pairing": "random"}, {"byol": 0}], ids=["own", "random", "without byol"])
+@pytest.mark.parametrize("settings", [{}, {"byol": 0}], ids=["own", "without byol"])
 def test_only_the_runs_own_teacher_needs_a_warm_up(settings: dict[str, Any], teacher: str) -> None:
     canvases = make_canvases()
     for given in [settings] if settings else [settings, {"teacher": teacher}]:
@@ -227,7 +242,7 @@ def test_only_the_runs_own_teacher_needs_a_warm_up(settings: dict[str, Any], tea
             with torch.no_grad():
                 loss, logs = copy.deepcopy(method)(canvases, replace(LATER, step=step))
             local = logs["loss_diversity"] + logs["loss_invariance"]
-            expected = 2 * logs.get("loss_standard", 0) + (begun or bool(given)) * local
+            expected = logs.get("loss_byol", 0) + (begun or bool(given)) * local
             assert float(loss) == pytest.approx(float(expected), abs=1e-9)
 
 
@@ -244,29 +259,33 @@ def test_a_teacher_stays_as_it_is(teacher: str) -> None:
         assert torch.equal(value, before[name]), name
 
 
-def test_the_local_projector_has_a_target_too() -> None:
+def test_every_projector_has_a_target() -> None:
     method = make_method(ema_momentum=0.97)
-    networks, local = method.momentum_pairs(LATER)
-    assert networks[:2] == (method.online, method.target)
-    assert local[:2] == (method.local_projector, method.local_target)
-    assert local.momentum == networks.momentum
-    assert method.encoder() is method.online.backbone
-    assert len(make_method(diversity=0, invariance=0).momentum_pairs(LATER)) == 1
+    pairs = method.momentum_pairs(LATER)
+    assert pairs[0][:2] == (method.online, method.target)
+    for branch, pair in zip((method.global_branch, method.local_branch), pairs[1:], strict=True):
+        assert branch is not None
+        assert pair[:2] == (branch.projector, branch.target_projector)
+    assert {pair.momentum for pair in pairs} == {cosine(0.97, 1, 7 / 20)}
+    assert method.encoder() is method.online
+    assert len(make_method(diversity=0, invariance=0).momentum_pairs(LATER)) == 2
+    assert len(make_method(byol=0).momentum_pairs(LATER)) == 2
 
 
 def test_nothing_is_kept_that_no_term_reads() -> None:
-    def names(**settings: Any) -> set[str]:
-        return {
-            name.rpartition(".")[0].partition(".layers")[0] for name, _ in make_method(**settings).named_parameters()
-        }
+    def heads(**settings: Any) -> set[str]:
+        names = [name.split(".") for name, _ in make_method(**settings).named_parameters() if "_branch" in name]
+        return {f"{branch}.{head}" for branch, head, *_ in names}
 
-    assert not {"online.projector", "target.projector", "predictor.0"} & names(byol=0)
-    assert not {"local_projector", "local_target"} & names(diversity=0, invariance=0)
-    assert not {name for name in names() if name.startswith("local_predictor")}
-    assert {name for name in names(local_predictor=True) if name.startswith("local_predictor")}
+    of_global = {f"global_branch.{head}" for head in ("projector", "target_projector", "predictor")}
+    of_local = {f"local_branch.{head}" for head in ("projector", "target_projector")}
+    assert heads() == of_global | of_local
+    assert heads(byol=0) == of_local
+    assert heads(diversity=0, invariance=0) == of_global
+    assert heads(local_predictor=True) == of_global | of_local | {"local_branch.predictor"}
 
 
-@pytest.mark.parametrize("settings", [{}, {"byol": 0}, {"negatives": "other", "pairing": "random"}])
+@pytest.mark.parametrize("settings", [{}, {"byol": 0}, {"config": OtherImagesConfig}])
 def test_a_state_dict_restores_everything(settings: dict[str, Any], teacher: str) -> None:
     if not settings:
         settings = {"teacher": teacher}
@@ -283,7 +302,7 @@ def test_a_state_dict_restores_everything(settings: dict[str, Any], teacher: str
 def test_random_pairs_differ_between_steps_and_views() -> None:
     losses = set()
     for step in (1, 2):
-        logs = make_method(pairing="random")(make_canvases(), replace(LATER, step=step)).logs
+        logs = make_method(config=RandomPairsConfig)(make_canvases(), replace(LATER, step=step)).logs
         losses |= {logs["loss_diversity"].item(), logs["loss_invariance"].item()}
     assert len(losses) == 4
 
@@ -299,8 +318,8 @@ def test_autocast_leaves_the_loss_in_32_bits(teacher: str) -> None:
 def test_invariance_alone_makes_cells_alike() -> None:
     """Table 1: without R-DEM and BYOL the model collapses; the log shows it."""
     spreads = [spread_after(12, **weights) for weights in ({}, WEIGHTS["invariance"])]
-    assert spreads[0] > 0.6
-    assert spreads[1] < 0.4
+    assert spreads[0] > 0.7
+    assert spreads[1] < 0.5
 
 
 def spread_after(steps: int, **weights: Any) -> float:
@@ -341,12 +360,20 @@ def test_further_views_need_byols_term() -> None:
         {"diversity": 0, "invariance": 0, "byol": 0},
         {"warmup_epochs": -1},
         {"ema_momentum": 2},
-        {"teacher": "encoder.safetensors", "pairing": "random"},
+        {"predictor_hidden": 0},
+        {"region_size": 0},
+        {"teacher": "encoder.safetensors", "diversity": 0, "invariance": 0},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         EDIYConfig(**settings)
+
+
+def test_random_pairs_have_no_teacher_and_wait_for_none() -> None:
+    assert RandomPairsConfig().warmup_epochs == 0
+    with pytest.raises(UserError, match="no teacher"):
+        RandomPairsConfig(teacher="encoder.safetensors")
 
 
 def test_a_teacher_that_does_not_fit_is_refused(teacher: str, tmp_path: Path) -> None:

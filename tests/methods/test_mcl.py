@@ -117,7 +117,7 @@ def by_the_paper(method: MCL, canvases: list[Canvas]) -> float:
             v = targets(1 - number % 2, matched)
             terms = [weight * equation_2(config.temperature, u, image, v) for image, weight, u in regions]
             scale = 2 * config.temperature * config.level_weights[level] / len(figure_3[level])
-            loss += scale * sum(terms) / len(terms)
+            loss += scale * sum(terms) / len(canvas.pixels)
     return loss
 
 

@@ -55,7 +55,7 @@ def make_method(backbone: str = "resnet", **settings: Any) -> Supervised:
 
 
 def by_the_loop(method: Supervised, canvases: list[Canvas]) -> float:
-    """The mean over the views of the mean over the regions of weight times -log softmax."""
+    """The mean over the views and their canvases of the sum over the regions of weight times -log softmax."""
     loss = 0.0
     layer = (method.network.head if method.config.fpn else method.network.projector).layer  # type: ignore[union-attr]
     for canvas in canvases:
@@ -80,7 +80,7 @@ def by_the_loop(method: Supervised, canvases: list[Canvas]) -> float:
                 target = (1 - smooth) * (c == label) + smooth / len(scores)
                 loss_of_region -= target * math.log(math.exp(score) / below)
             of_view.append(float(regions.weight[n, k]) * loss_of_region)
-        loss += sum(of_view) / len(of_view) / len(canvases)
+        loss += sum(of_view) / len(canvas.pixels) / len(canvases)
     return loss
 
 

@@ -17,7 +17,7 @@ from smalti.views.mosaic import Mosaic
 def regions_of(boxes: Tensor) -> Regions:
     """(N, K, 4) boxes; the rest does not matter here."""
     source = torch.zeros(boxes.shape[:2], dtype=torch.long)
-    return Regions(source=source, boxes=boxes, weight=torch.ones(boxes.shape[:2]), whole=False)
+    return Regions(source=source, boxes=boxes, weight=torch.full(boxes.shape[:2], 1 / boxes.shape[1]), whole=False)
 
 
 def test_features_are_roi_aligns_of_boxes_written_by_hand() -> None:

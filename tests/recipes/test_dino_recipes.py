@@ -32,6 +32,7 @@ def test_multi_crop_dino_is_the_released_run_of_300_epochs() -> None:
     assert (first.scale, second.scale, local.scale) == ((0.4, 1.0), (0.4, 1.0), (0.05, 0.4))
     assert [view.augmentation.blur for view in recipe.views] == [1.0, 0.1, 0.5]
     assert [view.augmentation.solarize for view in recipe.views] == [0.0, 0.2, 0.0]
+    assert [view.augmentation.interpolation for view in recipe.views] == ["bicubic"] * 3
 
 
 @pytest.mark.parametrize("suffix", ["", "_small"])

@@ -28,6 +28,7 @@ def test_mcl_has_the_released_views() -> None:
     recipe = get_recipe("mcl")
     assert [view.level for view in recipe.views] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [view.canvas_size for view in recipe.views] == [224] * 8
+    assert {view.shrink for view in recipe.views[2:]} == {"nearest"}  # Algorithm 1
     for side in (0, 1):  # BYOL's two augmentations, one a side
         (augmentation,) = {view.augmentation for view in recipe.views[side::2]}
         assert (augmentation.blur, augmentation.solarize) == [(1.0, 0.0), (0.1, 0.2)][side]

@@ -15,6 +15,7 @@ from smalti.training.recipe import Recipe
 from smalti.training.state import TrainState
 from smalti.views.crops import Crop
 from smalti.views.loader import BatchOrder
+from smalti.views.mixture import Mixture, UnMix
 from smalti.views.mosaic import Mosaic
 
 RECIPES = all_recipes()
@@ -32,7 +33,7 @@ def test_every_recipe_builds_and_says_where_it_comes_from(make: Callable[[], Rec
         view.check_block(order.block_size)
     if isinstance(recipe.method, AffinityConfig):
         recipe = replace(recipe, method=replace(recipe.method, teacher=tiny_teacher.__file__))
-    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"))
+    TrainState.begin(recipe, EIGHT_BIT.normalize, order.steps_per_epoch, class_names=("cat", "dog"), num_images=512)
 
 
 @pytest.mark.parametrize("make", RECIPES.values(), ids=RECIPES)
@@ -109,9 +110,10 @@ def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, object], said: str)
     [
         ("byol", 3.2, 1.5e-6, 0.996, 1000, 4096, 1),
         ("byol_300", 4.8, 1e-6, 0.99, 300, 4096, 1),
-        ("byol_two_crop", 5.6, 1e-6, 0.99, 200, 2048, 1),
-        ("mosrep_byol", 5.6, 1e-6, 0.99, 200, 2048, 1),
-        ("mosrep_byol_in100", 1.4, 1e-6, 0.99, 400, 512, 1),
+        # MosRep's 5.6, 1.4 and 1e-6 are for half of the loss.
+        ("byol_two_crop", 2.8, 2e-6, 0.99, 200, 2048, 1),
+        ("mosrep_byol", 2.8, 2e-6, 0.99, 200, 2048, 1),
+        ("mosrep_byol_in100", 0.7, 2e-6, 0.99, 400, 512, 1),
         ("ediy", 3.2, 1.5e-6, 0.996, 1000, 4096, 2),
         ("ediy_300", 3.2, 1e-6, 0.99, 300, 4096, 2),
         ("ediy_100", 3.2, 1e-6, 0.99, 100, 4096, 2),
@@ -129,3 +131,72 @@ def test_byol_and_what_stands_on_it_have_the_published_settings(
     assert (query.blur, query.solarize, key.blur, key.solarize) == (1.0, 0.0, 0.1, 0.2)
     assert query.jitter == key.jitter == 0.8
     assert (query.brightness, query.contrast, query.saturation, query.hue) == (0.4, 0.4, 0.2, 0.1)
+    of_byol = name in ("byol", "byol_300")  # MosRep and E-DIY use torchvision's usual transforms
+    assert {each.interpolation for each in (query, key)} == {"bicubic" if of_byol else "bilinear"}
+    assert {each.brightness_mode for each in (query, key)} == {"shift" if of_byol else "factor"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("mixture") and "baseline" not in name])
+def test_published_mixtures_are_those_of_the_released_code(name: str) -> None:
+    released = not name.endswith("_small")
+    for view in get_recipe(name).views:
+        assert isinstance(view, Mixture)
+        assert (view.own_first, view.each_partner) == (released, released)
+
+
+def test_unmix_draws_once_a_batch_and_normalizes_by_the_means_of_cifar() -> None:
+    """Its released scripts; that of CIFAR-100 has CIFAR-10's means too."""
+    names = [name for name in RECIPES if name.startswith("unmix") and not name.endswith("_small")]
+    for name in names:
+        recipe = get_recipe(name)
+        of_cifar = "cifar" in name
+        expected = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) if of_cifar else ((), ())
+        assert (recipe.mean, recipe.std) == expected
+        assert all(view.per_batch for view in recipe.views if isinstance(view, UnMix))
+    assert sum(isinstance(view, UnMix) for name in names for view in get_recipe(name).views) == 6
+
+
+def test_unmix_on_imagenet_is_moco_v2_with_one_more_view() -> None:
+    baseline, mixed = get_recipe("unmix_moco_baseline"), get_recipe("unmix_moco")
+    assert replace(mixed, name=baseline.name, published=baseline.published, views=baseline.views) == baseline
+    assert mixed.views == (Crop(), Crop(), UnMix(per_batch=True))
+    method = mixed.method
+    assert (method.queue, method.ema_momentum, method.temperature, method.projector.kind) == (65536, 0.999, 0.2, "mlp")
+    assert not method.batch_negatives
+    assert (mixed.optimizer.base_lr, mixed.batch_size, mixed.epochs) == (0.03, 256, 200)
+
+
+def test_a_recipes_mean_takes_the_place_of_what_is_measured() -> None:
+    from helpers import EIGHT_BIT
+
+    recipe = get_recipe("unmix_cifar10")
+    assert recipe.pixels(EIGHT_BIT) == replace(EIGHT_BIT, mean=recipe.mean, std=recipe.std)
+    assert get_recipe("moco_v2").pixels(EIGHT_BIT) == EIGHT_BIT
+    with pytest.raises(UserError, match="for images of 1"):
+        recipe.pixels(replace(EIGHT_BIT, mean=(0.5,), std=(0.2,)))
+    with pytest.raises(UserError, match="one of each a channel"):
+        replace(recipe, std=())
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "scale", "negatives", "epochs", "drops"),
+    [
+        ("cmc", "lab", (0.08, 1.0), 16384, 240, (120, 160, 200)),
+        ("mixture_cmc_in100_baseline", "ycbcr", (0.2, 1.0), 16384, 800, (400, 533, 667)),
+        ("mixture_cmc_in100_baseline_240", "ycbcr", (0.2, 1.0), 4096, 240, (120, 160, 200)),
+        ("mixture_cmc_in100", "ycbcr", (0.2, 1.0), 16384, 800, (400, 533, 667)),
+    ],
+)
+def test_cmc_has_the_settings_of_its_released_code(
+    name: str, space: str, scale: tuple[float, float], negatives: int, epochs: int, drops: tuple[int, ...]
+) -> None:
+    recipe = get_recipe(name)
+    method, optimizer, (view,) = recipe.method, recipe.optimizer, recipe.views
+    assert scale_learning_rate(optimizer.base_lr, recipe.batch_size) == 0.03
+    assert (recipe.batch_size, recipe.epochs, optimizer.drops) == (128, epochs, drops)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    assert (method.negatives, method.num_negatives) == ("bank", negatives)
+    assert (method.bank_momentum, method.temperature) == (0.5, 0.07)
+    assert (method.projector.kind, method.projector.dim) == ("linear", 128)
+    assert (recipe.backbone.color_space, recipe.backbone.half.width) == (space, 0.5)
+    assert view.scale == scale

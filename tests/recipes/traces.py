@@ -128,11 +128,12 @@ _traced: dict[tuple[str, int], list[float]] = {}
 
 
 def _train(recipe: Recipe, steps: int) -> Iterator[float]:
-    everything, statistics = _images()
+    everything, measured = _images()
+    statistics = recipe.pixels(measured)
     count = recipe.batch_size * STEPS
     source = Subset(everything, np.arange(count) * len(everything) // count)
     order = BatchOrder(num_images=count, batch_size=recipe.batch_size, seed=recipe.seed)
-    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names, count)
     state.method.double()
     fabric = Fabric(accelerator="cpu", devices=1)
     dataset = ViewDataset(source, recipe.views, order, statistics, "device")

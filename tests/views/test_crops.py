@@ -1,6 +1,6 @@
 """Crops are drawn as torchvision's RandomResizedCrop draws them, and never leave the image."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -105,6 +105,20 @@ def test_augmentations_happen_as_often_and_as_strongly_as_asked() -> None:
     assert kstest(tiles.sigma[tiles.sigma > 0], "uniform", (0.1, 1.9)).pvalue > 0.01
 
 
+def test_a_shift_of_brightness_is_drawn_evenly_both_ways_and_nothing_else_changes() -> None:
+    factor = Augmentation(brightness=0.3)
+    factors, shifts = (
+        draw(Crop(augmentation=replace(factor, brightness_mode=mode)), 64, 64, 4000) for mode in ("factor", "shift")
+    )
+    jittered = shifts.shift != 0
+    assert jittered.mean() == pytest.approx(0.8, abs=0.03)
+    assert kstest(shifts.shift[jittered], "uniform", (-0.3, 0.6)).pvalue > 0.01
+    assert (shifts.brightness == 1).all()
+    assert (factors.shift == 0).all()
+    for name in {field.name for field in fields(Tiles)} - {"brightness", "shift"}:
+        np.testing.assert_array_equal(getattr(shifts, name), getattr(factors, name))
+
+
 def test_the_place_of_each_change_among_four_is_drawn_as_in_a_random_order() -> None:
     tiles = draw(Crop(), 64, 64, 6000)
     before = ~tiles.contrast_last & ~tiles.saturation_last
@@ -144,7 +158,17 @@ def test_impossible_crops_are_refused(settings: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"flip": 1.5}, {"jitter": -0.1}, {"brightness": 2}, {"hue": 0.6}, {"sigma": (0, 2)}, {"sigma": (2, 1)}]
+    "settings",
+    [
+        {"flip": 1.5},
+        {"jitter": -0.1},
+        {"brightness": 2},
+        {"hue": 0.6},
+        {"sigma": (0, 2)},
+        {"sigma": (2, 1)},
+        {"interpolation": "nearest"},
+        {"brightness_mode": "gamma"},
+    ],
 )
 def test_impossible_augmentations_are_refused(settings: dict) -> None:
     with pytest.raises(UserError):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import EIGHT_BIT, PLAIN, ListSource, color, painted, textured
+from helpers import EIGHT_BIT, PLAIN, UNCHANGED, ListSource, color, painted, textured
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from smalti.errors import UserError
 from smalti.images.statistics import PixelStatistics
-from smalti.views.batch import Batch
+from smalti.views.batch import Batch, canvases
+from smalti.views.collate import Collate
 from smalti.views.crops import Crop
 from smalti.views.loader import BatchOrder, ViewDataset, load_batches
 from smalti.views.mosaic import Mosaic
@@ -107,9 +108,9 @@ def test_the_device_executor_gets_the_same_plans_and_whole_images() -> None:
     assert device.pixels == []
     assert device.images is not None
     assert device.images.dtype == torch.uint8
-    for plan, canvases in zip(device.plans, host.pixels, strict=True):
+    for plan, pixels in zip(device.plans, host.pixels, strict=True):
         rendered = render(plan, device.images)
-        assert (rendered - canvases / 255).abs().mean() < 0.004
+        assert (rendered - pixels / 255).abs().mean() < 0.004
 
 
 def test_regions_show_the_images_of_the_order() -> None:
@@ -204,3 +205,28 @@ def test_moving_a_batch_moves_its_pixels_and_nothing_else() -> None:
     pixels: list[Tensor] = moved.pixels
     assert {canvas.device.type for canvas in pixels} == {"meta"}
     assert moved.plans is batch.plans
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_region_knows_the_number_of_its_image_in_the_data_set(ranks: int) -> None:
+    """Painted images tell their numbers by their colors, one that replaces a bad one by its own."""
+    images: list[NDArray[np.uint8] | None] = [*painted(24)]
+    images[3] = None
+    for rank in range(ranks):
+        dataset = make_dataset(
+            images, views=(Crop(size=16, augmentation=PLAIN), *VIEWS[2:3]), batch_size=24, rank=rank, world_size=ranks
+        )
+        batch = dataset[0]
+        standard, mosaic = canvases(batch, dataset._views, UNCHANGED)
+        shown = (standard.pixels.mean(dim=(2, 3)) * 255).round().int().tolist()
+        index = standard.regions.index
+        assert shown == [color(number).tolist() for number in index[:, 0].tolist()]
+        assert 3 not in index
+        assert torch.equal(mosaic.regions.index, index[:, 0][mosaic.regions.source])
+
+
+def test_a_collate_knows_numbers_where_all_items_tell_them() -> None:
+    items = [{"image": image, "index": np.int64(10 + number)} for number, image in enumerate(textured(4))]
+    assert Collate([Crop(size=16)])(items)[0].regions.index.tolist() == [[10], [11], [12], [13]]
+    for others in ([*items[:3], {"image": items[3]["image"]}], textured(4), [{**items[0], "index": "a"}]):
+        assert Collate([Crop(size=16)])(others)[0].regions.index is None

@@ -35,22 +35,33 @@ def box_of(free: float, u: float, v: float, size: int) -> tuple[int, int, int, i
     return max(x - half, 0), max(y - half, 0), min(x + half, size), min(y + half, size)
 
 
-def equation_3(view: Mixture, crops: Tensor, partners: np.ndarray, u: np.ndarray) -> Tensor:
-    """I_m^{n-1} of every canvas, the canvas's own image being I_n."""
+def equation_3(view: Mixture, crops: Tensor, partners: np.ndarray, mixed: np.ndarray, u: np.ndarray) -> Tensor:
+    """I_m^{n-1} of every canvas, the own image being I_1 or I_n; partners that are not mixed in are passed over."""
     blends = []
     for own, others in enumerate(partners.tolist()):
-        chain = [*others, own]
-        mixture = crops[chain[0]]
-        for step, image in enumerate(chain[1:]):
-            alpha = float(beta_distribution.ppf(u[own, step], view.global_alpha, view.global_alpha))
-            mixture = alpha * crops[image] + (1 - alpha) * mixture
+        there = [other if here else None for other, here in zip(others, mixed[own].tolist(), strict=True)]
+        chain = [own, *there] if view.own_first else [*there, own]
+        mixture = None
+        for step, image in enumerate(chain):
+            if image is None:
+                continue
+            if mixture is None:
+                mixture = crops[image]
+            else:
+                alpha = float(beta_distribution.ppf(u[own, step - 1], view.global_alpha, view.global_alpha))
+                mixture = alpha * crops[image] + (1 - alpha) * mixture
+        assert mixture is not None
         blends.append(mixture)
     return torch.stack(blends)
 
 
-def equations_4_and_5(view: Mixture, images: Tensor, own: int, others: list[int], boxes: list[tuple]) -> Tensor:
+def equations_4_and_5(
+    view: Mixture, images: Tensor, own: int, others: list[int], boxes: list[tuple], mixed: list[bool]
+) -> Tensor:
     mixture = images[own]  # I_2, the context
-    for step, (other, (x0, y0, x1, y1)) in enumerate(zip(others, boxes, strict=True)):
+    for step, (other, (x0, y0, x1, y1), here) in enumerate(zip(others, boxes, mixed, strict=True)):
+        if not here:
+            continue
         mask = torch.zeros(SIZE, SIZE, dtype=torch.float64)
         mask[y0:y1, x0:x1] = 1
         mixture = mask * images[other] + (view.decay if step == 0 else 1) * (1 - mask) * mixture
@@ -59,25 +70,37 @@ def equations_4_and_5(view: Mixture, images: Tensor, own: int, others: list[int]
 
 def mixture_by_the_paper(view: Mixture, crops: Tensor, plan: MixturePlan, count: int, block: int, seed: int) -> Tensor:
     rng = make_rng(count, block, seed=seed)
-    globally = rng.per_canvas("global", count)[:, 0] < view.global_probability
-    blends = equation_3(view, crops, plan.layers[:, :-1], rng.per_canvas("alpha", count, view.global_images - 1))
-    images = torch.where(torch.from_numpy(globally)[:, None, None, None], blends, crops)
+
+    def draw_mixed(field: str, partners: int, probability: float) -> np.ndarray:
+        """(N, partners), drawn for each of them or once for all."""
+        drawn = rng.per_canvas(field, count, partners) < probability
+        return drawn if view.each_partner else drawn[:, :1].repeat(partners, axis=1)
+
+    steps = view.global_images - 1
+    globally = draw_mixed("global", steps, view.global_probability)
+    images = equation_3(view, crops, plan.layers[:, :-1], globally, rng.per_canvas("alpha", count, steps))
     steps = view.region_images - 1
+    by_regions = draw_mixed("region", steps, view.region_probability)
     u, v, share = (rng.per_canvas(name, count, steps) for name in ("box x", "box y", "free"))
     mixed = images.clone()
-    for own in np.flatnonzero(rng.per_canvas("region", count)[:, 0] < view.region_probability).tolist():
+    for own in range(count):
         free = beta_distribution.ppf(share[own], view.region_beta, view.region_beta)
         boxes = [box_of(free[step], u[own, step], v[own, step], SIZE) for step in range(steps)]
-        mixed[own] = equations_4_and_5(view, images, own, plan.pasted[own].tolist(), boxes)
+        mixed[own] = equations_4_and_5(view, images, own, plan.pasted[own].tolist(), boxes, by_regions[own].tolist())
     return mixed
 
 
 @pytest.mark.parametrize("images", [2, 3, 5])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("probabilities", [(0.5, 0.5), (1, 0), (0, 1), (1, 1)])
-def test_the_view_equals_the_papers(images: int, decay: float, probabilities: tuple[float, float]) -> None:
+@pytest.mark.parametrize(("own_first", "each_partner"), [(False, False), (True, False), (False, True), (True, True)])
+def test_the_view_equals_the_papers(
+    images: int, decay: float, probabilities: tuple[float, float], own_first: bool, each_partner: bool
+) -> None:
     view = replace(
         BOTH,
+        own_first=own_first,
+        each_partner=each_partner,
         global_probability=probabilities[0],
         region_probability=probabilities[1],
         global_images=images,
@@ -104,9 +127,10 @@ def test_partners_are_different_images_of_the_same_block(seed: int, block: int) 
     np.testing.assert_array_equal(plan.layers[:, -1], np.arange(2 * block))
 
 
-@given(SEEDS)
-def test_a_blend_is_made_of_parts_that_add_up_to_one(seed: int) -> None:
-    weights = plan_for(BOTH, painted(8), seed=seed).weights
+@given(SEEDS, st.booleans(), st.booleans())
+def test_a_blend_is_made_of_parts_that_add_up_to_one(seed: int, own_first: bool, each_partner: bool) -> None:
+    view = replace(BOTH, own_first=own_first, each_partner=each_partner)
+    weights = plan_for(view, painted(8), seed=seed).weights
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-12)
 
@@ -117,6 +141,30 @@ def test_the_last_image_dominates() -> None:
     # alpha_k is uniform: the parts of I_1 ... I_4 are 1/8, 1/8, 1/4, 1/2 on average.
     np.testing.assert_allclose(weights.mean(axis=0), [1 / 8, 1 / 8, 1 / 4, 1 / 2], atol=0.02)
     assert kstest(weights[:, -1], "uniform").pvalue > 0.01
+
+
+def test_the_released_code_mixes_more_images_and_leaves_less_of_the_own() -> None:
+    """Of three partners, each with probability 1/2: none in 1/8 of images; of the own image (1/2)^k beside k."""
+    view = Mixture(size=8, own_first=True, each_partner=True)
+    own = view.plan(np.tile([40, 30], (6000, 1)), make_rng(6000, 6)).weights[:, -1]
+    assert (own < 1).mean() == pytest.approx(0.875, abs=0.015)
+    assert own[own < 1].mean() == pytest.approx(((3 / 4) ** 3 - 1 / 8) / (7 / 8), abs=0.015)  # 0.34
+    text = replace(view, own_first=False, each_partner=False)
+    own = text.plan(np.tile([40, 30], (6000, 1)), make_rng(6000, 6)).weights[:, -1]
+    assert (own < 1).mean() == pytest.approx(0.5, abs=0.025)
+    assert own[own < 1].mean() == pytest.approx(0.5, abs=0.025)
+
+
+def test_the_released_code_draws_for_every_box_and_decays_with_the_first() -> None:
+    view = replace(BOTH, region_probability=0.3, region_images=4, each_partner=True)
+    plan = view.plan(np.tile([40, 30], (6000, 1)), make_rng(6000, 6))
+    pasted = plan.boxes.any(axis=2)  # but for boxes that chance made empty
+    assert pasted.mean(axis=0) == pytest.approx(np.full(3, 0.3), abs=0.04)
+    assert abs(np.corrcoef(pasted[:, 0], pasted[:, 1])[0, 1]) < 0.05
+    decayed = plan.context < 1
+    assert decayed.mean() == pytest.approx(0.3, abs=0.02)
+    assert decayed[pasted[:, 0]].all()
+    assert not decayed[~pasted[:, 0] & pasted[:, 1]].all()
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -191,7 +239,11 @@ def test_both_executors_agree(view: Mixture | UnMix) -> None:
     assert (host - device).abs().max() < 0.08
 
 
-@pytest.mark.parametrize("view", [BOTH, UnMix(size=SIZE)], ids=["mixture", "unmix"])
+@pytest.mark.parametrize(
+    "view",
+    [BOTH, replace(BOTH, own_first=True, each_partner=True), UnMix(size=SIZE), UnMix(size=SIZE, per_batch=True)],
+    ids=["mixture", "released mixture", "unmix", "released unmix"],
+)
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_views_are_the_same_for_any_number_of_ranks(view: Mixture | UnMix, ranks: int) -> None:
     images, share = textured(24), 24 // ranks
@@ -239,7 +291,32 @@ def test_unmix_mixes_the_very_crops_of_another_view(probability: float, block: i
         expected, part = unmix_by_the_code(crops, own, other, numbers[own], bool(blended[own]))
         torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
         assert canvas.regions.source[own].tolist() == [own, other]
+        assert canvas.regions.weight[own].tolist() == pytest.approx([part, 1 - part], abs=1e-6)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_batch_has_one_lambda_and_one_box_where_asked(step: int) -> None:
+    """As in the released scripts: one choice between the two, one lambda, one box, whatever the block or rank."""
+    view, images = UnMix(size=SIZE, per_batch=True), textured(12)
+    canvas = exact_canvas(view, images, block=4, view=2, step=step)
+    crops = exact_canvas(CROP, images, block=4, view=0, step=step).pixels
+    rng = make_rng(12, 4, view=2, step=step)
+    numbers = np.array([rng.per_batch(name)[0] for name in ("alpha", "free", "box x", "box y")])
+    blended = bool(rng.per_batch("global")[0] < 0.5)
+    for own in range(12):
+        expected, part = unmix_by_the_code(crops, own, own // 4 * 4 + (3 - own % 4), numbers, blended)
+        torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
         assert canvas.regions.weight[own].tolist() == pytest.approx([2 * part, 2 * (1 - part)], abs=1e-6)
+    assert len(canvas.regions.weight.unique(dim=0)) == 1
+
+
+def test_batches_draw_anew() -> None:
+    view, images = UnMix(size=SIZE, per_batch=True), painted(4)
+    weights = [plan_for(view, images, step=step).regions.weight[0, 0] for step in range(400)]
+    plans = [plan_for(view, images, step=step) for step in range(400)]
+    assert np.mean([plan.weights[0, 1] < 1 for plan in plans]) == pytest.approx(0.5, abs=0.08)
+    assert kstest([plan.weights[0, 1] for plan in plans if plan.weights[0, 1] < 1], "uniform").pvalue > 0.01
+    assert len({float(weight) for weight in weights}) > 200
 
 
 @given(SEEDS, st.sampled_from([2, 3, 8]))
@@ -250,19 +327,19 @@ def test_the_reverse_of_the_reverse_is_the_image_itself(seed: int, block: int) -
     assert torch.equal(own // block, partner // block)
 
 
-def test_unmix_has_two_whole_regions_whose_weights_average_one() -> None:
+def test_unmix_has_two_whole_regions_whose_weights_add_up_to_one() -> None:
     view = UnMix(size=SIZE)
     regions = plan_for(view, painted(10)).regions
     assert not view.standard
     assert regions.whole
     assert regions.boxes.tolist() == [[[0, 0, SIZE, SIZE]] * 2] * 10
-    torch.testing.assert_close(regions.weight.mean(dim=1), torch.ones(10))
+    torch.testing.assert_close(regions.weight.sum(dim=1), torch.ones(10))
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
 def test_lambda_follows_its_beta_distribution(beta: float) -> None:
     view = UnMix(size=SIZE, global_probability=1, beta=beta)
-    part = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 8)).regions.weight[:, 0] / 2
+    part = view.plan(np.tile([40, 30], (3000, 1)), make_rng(3000, 8)).regions.weight[:, 0]
     assert kstest(part.numpy(), beta_distribution(beta, beta).cdf).pvalue > 0.01
 
 
@@ -279,7 +356,7 @@ def test_the_loss_of_unmix_is_lambda_times_the_loss_of_either_order() -> None:
         found = method([first, second, mixed], Progress(step=0, total_steps=1, steps_per_epoch=1))
         key = normalize(method.key_network(second)[:, 0], dim=-1)
         z = normalize(method.query_network(mixed)[:, 0], dim=-1)
-        part = mixed.regions.weight[:, 0].double() / 2
+        part = mixed.regions.weight[:, 0].double()
         same = info_nce_among(z, key, torch.arange(8), negatives, 0.2)
         reverse = info_nce_among(z.flip(0), key, torch.arange(8), negatives, 0.2)  # one block: reversed order
     expected = (part * same).mean() + ((1 - part).flip(0) * reverse).mean()

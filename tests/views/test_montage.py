@@ -1,7 +1,7 @@
 """Montages: who lies where, how large, and the whole view against the paper's Algorithm 1."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -45,7 +45,8 @@ def dealings(draw: st.DrawFn) -> tuple[Montage, int, int, int]:
     level = draw(st.integers(0, 2))
     repeats = draw(st.integers(1, 4))
     block = draw(st.sampled_from([b for b in range(1, 21) if b * repeats % 4**level == 0]))
-    view = Montage(size=8 * 2**level, level=level, repeats=repeats, augmentation=PLAIN)
+    shrink = draw(st.sampled_from(["nearest", "area"]))
+    view = Montage(size=8 * 2**level, level=level, repeats=repeats, shrink=shrink, augmentation=PLAIN)
     return view, block * draw(st.integers(1, 2)), block, draw(SEEDS)
 
 
@@ -78,7 +79,7 @@ def test_boxes_tile_the_canvas(dealing: tuple[Montage, int, int, int]) -> None:
     plan = plan_of(view, images, block, seed)
     assert plan.covered
     assert plan.regions.boxes.dtype == plan.regions.weight.dtype == torch.float32
-    assert (plan.regions.weight == 1).all()
+    assert (plan.regions.weight == 1 / view.grid**2).all()
     assert (plan.regions.level, plan.regions.whole) == (view.level, view.level == 0)
     covered = torch.zeros(len(plan.slots), view.size, view.size)
     for canvas, boxes in zip(covered, plan.regions.boxes.int(), strict=True):
@@ -149,31 +150,53 @@ def test_level_0_is_a_crop() -> None:
     assert not replace(view, repeats=2).standard
 
 
-def algorithm_1(plan: Plan, images: list[Any]) -> torch.Tensor:
-    """Crop, resize and shrink each image to its tile; shuffle; Algorithm 1's reshape and permute."""
+def algorithm_1(plan: Plan, images: list[Any], shrink: str) -> torch.Tensor:
+    """Crop and resize each image, shrink it to its tile; shuffle; Algorithm 1's reshape and permute."""
     ratio, tile = plan.slots.shape[1], plan.tile_size
     small = []
     for image, (x0, y0, x1, y1) in zip(plan.tiles.image, plan.tiles.crop, strict=True):
         crop = torch.from_numpy(images[image][y0:y1, x0:x1]).permute(2, 0, 1)[None]
-        small.append(F.interpolate(crop, (tile, tile), mode="bilinear", antialias=True)[0])
+        side = tile if shrink == "area" else plan.canvas_size
+        made = F.interpolate(crop, (side, side), mode="bilinear", antialias=True)
+        small.append(made[0] if shrink == "area" else F.interpolate(made, scale_factor=1 / ratio)[0])
     shuffled = torch.stack(small)[torch.from_numpy(plan.slots.ravel())]
     x = shuffled.reshape(-1, ratio, ratio, 3, tile, tile).permute(0, 3, 1, 4, 2, 5)
     return x.reshape(-1, 3, ratio * tile, ratio * tile)
 
 
+@pytest.mark.parametrize("shrink", ["nearest", "area"])
 @pytest.mark.parametrize(("level", "repeats"), [(0, 1), (1, 1), (2, 1), (2, 2)])
-def test_the_view_equals_the_papers(level: int, repeats: int) -> None:
-    view = Montage(size=36, level=level, repeats=repeats, augmentation=PLAIN)
+def test_the_view_equals_the_papers(level: int, repeats: int, shrink: Literal["nearest", "area"]) -> None:
+    view = Montage(size=36, level=level, repeats=repeats, shrink=shrink, augmentation=PLAIN)
     images = [image / 255.0 for image in textured(16)]
     plan = plan_for(view, images, seed=level)
-    torch.testing.assert_close(on_device(plan, images), algorithm_1(plan, images), atol=1e-6, rtol=0)
+    torch.testing.assert_close(on_device(plan, images), algorithm_1(plan, images, shrink), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize(("level", "repeats"), [(1, 1), (2, 2), (3, 4)])
+def test_the_nearest_tile_is_every_rth_pixel_of_the_whole_augmented_view(
+    level: int, repeats: int, executor: str
+) -> None:
+    """Down to the last bit: colors, blur, flip and solarizing come first, as in Algorithm 1."""
+    strong = Augmentation(blur=0.5, solarize=0.5)
+    view = Montage(size=64, level=level, repeats=repeats, augmentation=strong)
+    whole = Crop(size=64, scale=view.scale, count=repeats, augmentation=strong)
+    images = textured(16)
+    plan, plan_of_whole = (plan_for(each, images, seed=level) for each in (view, whole))
+    canvases, views = (EXECUTORS[executor](each, images) for each in (plan, plan_of_whole))
+    step, tile = 2**level, view.tile_size
+    for canvas, row, column in np.ndindex(plan.slots.shape):
+        found = canvases[canvas, :, row * tile : (row + 1) * tile, column * tile : (column + 1) * tile]
+        assert torch.equal(found, views[plan.slots[canvas, row, column]][:, ::step, ::step])
 
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_blurring_and_then_shrinking_is_nearly_the_same(level: int) -> None:
     """Sigma is in pixels of the full-size view, so a tile is blurred as much as the paper's shrunk view is."""
     image = textured(1, side=128)[0] / 255.0
-    view = Montage(size=64, level=level, repeats=4**level, augmentation=replace(PLAIN, blur=1.0, sigma=(3.0, 3.0)))
+    blurred = replace(PLAIN, blur=1.0, sigma=(3.0, 3.0))
+    view = Montage(size=64, level=level, repeats=4**level, shrink="area", augmentation=blurred)
     plan = plan_for(view, [image])
     assert plan.tiles.sigma.tolist() == [3.0 / 2**level] * 4**level
     found = on_device(plan, [image])[0]
@@ -203,6 +226,7 @@ def test_smoothing_fades_every_tile_away_from_its_center(level: int, smooth: flo
 
 VIEWS: dict[str, Montage] = {
     "level 1": Montage(size=40, level=1, augmentation=Augmentation(solarize=0.2)),
+    "level 1, antialiased": Montage(size=40, level=1, shrink="area", augmentation=Augmentation(solarize=0.2)),
     "level 2, smooth": Montage(size=64, level=2, repeats=4, smooth=0.5, augmentation=Augmentation(solarize=0.2)),
 }
 
@@ -254,7 +278,16 @@ def test_a_block_that_does_not_fill_its_canvases_is_refused(level: int, repeats:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"level": -1}, {"repeats": 0}, {"smooth": -0.5}, {"size": 225}, {"level": 5}, {"scale": (0.5, 0.2)}]
+    "settings",
+    [
+        {"level": -1},
+        {"repeats": 0},
+        {"smooth": -0.5},
+        {"size": 225},
+        {"level": 5},
+        {"scale": (0.5, 0.2)},
+        {"shrink": "no"},
+    ],
 )
 def test_impossible_montages_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError):

@@ -96,14 +96,14 @@ def test_the_weight_is_the_root_of_the_visible_part(dealing: tuple[Mosaic, int, 
             x0, y0, x1, y1 = plan.regions.boxes[canvas, region].tolist()
             assert 0 <= min(x0, y0) <= max(x1, y1) <= plan.canvas_size
             assert (x1 - x0) * (y1 - y0) == x * y
-            assert plan.regions.weight[canvas, region] == pytest.approx(math.sqrt(x * y / 64), abs=1e-6)
-            assert plain[canvas, region] == float(x * y > 0)
+            assert plan.regions.weight[canvas, region] == pytest.approx(math.sqrt(x * y / 64) / view.tiles, abs=1e-6)
+            assert plain[canvas, region] == pytest.approx((x * y > 0) / view.tiles, abs=1e-6)
 
 
 def test_without_jitter_regions_cover_the_canvas() -> None:
     plan = plan_of(Mosaic(tile_size=8, tiles=9, max_shift=0), 9)
     assert plan.covered
-    assert (plan.regions.weight == 1).all()
+    torch.testing.assert_close(plan.regions.weight, torch.full((9, 9), 1 / 9))
     width, height = (plan.regions.boxes[..., 2:] - plan.regions.boxes[..., :2]).unbind(-1)
     assert ((width * height).sum(dim=1) == 24 * 24).all()
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from smalti.views.rng import field_key, mix, permutation, uniform
+from smalti.views.rng import field_key, integers, mix, permutation, uniform
 
 WORDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6)
 
@@ -44,6 +44,13 @@ def test_uniform_is_uniform_and_its_neighbors_are_independent() -> None:
     assert chisquare(pairs.ravel()).pvalue > 0.01
     assert u.min() > 0
     assert u.max() < 1
+
+
+def test_integers_are_as_likely_each() -> None:
+    drawn = integers(7, 3, np.arange(7000, dtype=np.uint64))
+    assert drawn.dtype == np.int64
+    assert chisquare(np.bincount(drawn, minlength=7)).pvalue > 0.01
+    assert drawn.max() == 6
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32))
@@ -105,3 +112,12 @@ def test_ranks_draw_the_canvases_and_blocks_of_one_process(ranks: int) -> None:
         parts = [rng.per_canvas("jitter", share * per_image, 2) for rng in shares]
         np.testing.assert_array_equal(np.concatenate(parts), whole.per_canvas("jitter", 16 * per_image, 2))
     assert [block for rng in shares for block in rng.blocks()] == list(whole.blocks()) == [0, 1, 2, 3]
+
+
+def test_numbers_of_a_batch_are_the_same_on_all_ranks_and_others_at_every_step_and_view() -> None:
+    whole, part = make_rng(8, 4), make_rng(4, 4, first=4)
+    np.testing.assert_array_equal(whole.per_batch("alpha", 3), part.per_batch("alpha", 3))
+    drawn = [make_rng(8, 4, step=step, view=view).per_batch("alpha")[0] for step in range(50) for view in range(4)]
+    drawn += [make_rng(8, 4, seed=seed).per_batch("alpha")[0] for seed in range(1, 50)]
+    drawn += [whole.per_batch("free")[0], *whole.per_canvas("alpha", 8)[:, 0]]
+    assert len(set(drawn)) == len(drawn)

@@ -28,8 +28,7 @@ def load_into_memory(
     """Decode every image of a source into one array, if all are small, 8-bit and of one size.
 
     The first readable image decides whether to try; the first one of another shape or type ends the attempt. Images
-    that cannot be read are noted in the ledger and left out, so image `i` of the result need not be image `i` of the
-    source; names and labels stay with their images.
+    that cannot be read are noted in the ledger and keep their numbers.
 
     Args:
         source: where the images come from.
@@ -51,14 +50,21 @@ def load_into_memory(
     if len(source) * first.nbytes > limit_bytes:
         return None
     images = np.empty((len(source), *first.shape), dtype=np.uint8)
-    good = np.ones(len(source), dtype=bool)
+    bad: dict[int, str] = {}
     for block in _fill(images, source):
         if not block.alike:
             return None
         for index, reason in block.bad:
-            good[index] = False
+            bad[index] = reason
             ledger.record(source.image_name(index), reason)
-    return _kept(source, images, good)
+    return ArraySource(
+        name=source.name,
+        images=images,
+        labels=source.labels,
+        class_names=source.class_names,
+        image_names=PathBuffer(source.image_name(index) for index in range(len(source))),
+        bad=bad,
+    )
 
 
 def _first_readable(source: ImageSource) -> np.ndarray | None:
@@ -95,14 +101,3 @@ def _fill(images: np.ndarray, source: ImageSource) -> Iterator[_Block]:
             yield from pool.map(fill_block, range(0, len(images), _BLOCK))
         finally:
             stop.set()
-
-
-def _kept(source: ImageSource, images: np.ndarray, good: np.ndarray) -> ArraySource:
-    indices = np.flatnonzero(good)
-    return ArraySource(
-        name=source.name,
-        images=images if good.all() else images[good],
-        labels=None if source.labels is None else source.labels[good],
-        class_names=source.class_names,
-        image_names=PathBuffer(source.image_name(int(index)) for index in indices),
-    )

@@ -4,7 +4,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import dacite
 import numpy as np
 
 from smalti.errors import BadImageError, UserError
@@ -30,6 +32,12 @@ class PixelStatistics:
     high: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, described: Any) -> "PixelStatistics":
+        """What `dataclasses.asdict` made of statistics, through JSON; dacite.DaciteError for anything else."""
+        numbers = {float: lambda value: float(value) if isinstance(value, int) else value}
+        return dacite.from_dict(cls, described, dacite.Config(strict=True, cast=[tuple], type_hooks=numbers))
 
     def to_unit(self, image: np.ndarray) -> np.ndarray:
         """An image of any depth, (H, W, C), on the range of these statistics: 8-bit, or float32 in [0, 1].

@@ -16,13 +16,13 @@ def affinity_loss(
 
     Args:
         student: (R, D), s, length 1.
-        teacher: (R, D), t, length 1; what the teacher says of the same rows.
-        columns: (P, D), c, length 1; of the teacher too.
+        teacher: (R, D), t, length 1; the teacher's embeddings of the same rows.
+        columns: (P, D), c, length 1; the teacher's too.
         student_temperature: tau_S > 0.
         teacher_temperature: tau_T > 0.
 
     Returns:
-        (R,) losses, which carry gradients to the student alone.
+        (R,) losses, with gradients for the student alone.
 
     Example:
         >>> student, teacher, texts = (F.normalize(torch.randn(count, 8), dim=1) for count in (4, 4, 6))

@@ -1,4 +1,6 @@
-"""Which cells of feature maps belong together: E-DIY's Eq. 4 to 7 (arXiv:2106.00537), for which a region is a cell.
+"""Pairs of cells of feature maps, and the losses on them: E-DIY's Eq. 4 to 7 (arXiv:2106.00537).
+
+The paper calls a cell a region.
 
 Legend: N views, R cells of a view, C channels of the teacher, D embedding.
 """
@@ -12,7 +14,7 @@ from smalti.precision import similarity, widen
 
 
 def most_different(cells: Tensor) -> Tensor:
-    """D(j) = argmin_z sim(T(x)_z, T(x)_j), Eq. 4: (N, R, C) -> (N, R) numbers of cells of the same view.
+    """D(j) = argmin_z sim(T(x)_z, T(x)_j), Eq. 4: (N, R, C) -> (N, R) indices of cells of the same view.
 
     Example:
         >>> most_different(torch.tensor([[[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]]]))
@@ -22,7 +24,7 @@ def most_different(cells: Tensor) -> Tensor:
 
 
 def most_similar(cells: Tensor, others: Tensor) -> Tensor:
-    """S(j) = argmax_z sim(T(x')_z, T(x)_j), Eq. 6: (N, R, C) and (N, R', C) -> (N, R) numbers of the other's cells.
+    """S(j) = argmax_z sim(T(x')_z, T(x)_j), Eq. 6: (N, R, C) and (N, R', C) -> (N, R) indices into the other view.
 
     Example:
         >>> most_similar(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[0.1, 1.0], [1.0, 0.1]]]))
@@ -32,7 +34,7 @@ def most_similar(cells: Tensor, others: Tensor) -> Tensor:
 
 
 def take_cells(cells: Tensor, index: Tensor) -> Tensor:
-    """(N, R', D) and (N, R) numbers of cells in [0, R') -> (N, R, D).
+    """(N, R', D) and (N, R) indices of cells in [0, R') -> (N, R, D).
 
     Example:
         >>> take_cells(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[1, 1, 0]]))
@@ -50,7 +52,7 @@ def diversity_loss(cells: Tensor, different: Tensor) -> Tensor:
 
     Args:
         cells: (N, R, D), of any length.
-        different: (N, R, D), what each cell is pushed away from.
+        different: (N, R, D), the cell that each one is pushed away from.
 
     Returns:
         (N,) losses in [-1, 1].
@@ -67,7 +69,7 @@ def invariance_loss(cells: Tensor, similar: Tensor) -> Tensor:
 
     Args:
         cells: (N, R, D), of any length.
-        similar: (N, R, D), what each cell is pulled to; it takes no gradients.
+        similar: (N, R, D), the cell that each one is pulled to; it gets no gradients.
 
     Returns:
         (N,) losses in [0, 2].
@@ -80,5 +82,5 @@ def invariance_loss(cells: Tensor, similar: Tensor) -> Tensor:
 
 
 def _similarities(cells: Tensor, others: Tensor) -> Tensor:
-    """(N, R, R') cosines; ranks of close ones would not survive autocast."""
+    """(N, R, R') cosines, at least 32 bits wide: rounding to 16 would change the ranks of close ones."""
     return similarity(*(F.normalize(widen(each), dim=-1) for each in (cells, others)))

@@ -20,17 +20,17 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def cosine_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """One minus the cosine: half of BYOL's |p - z|^2 between vectors of length 1 (arXiv:2006.07733, Eq. 2).
+    """|p/|p| - z/|z||^2 = 2 - 2 cos(p, z), BYOL's loss (arXiv:2006.07733, Eq. 2).
 
     Args:
         prediction: (..., D), of any length.
-        target: (..., D), of any length; it takes no gradients.
+        target: (..., D), of any length; it gets no gradients.
 
     Returns:
-        (...) losses in [0, 2].
+        (...) losses in [0, 4].
 
     Example:
         >>> cosine_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
-        tensor([1.])
+        tensor([2.])
     """
-    return 1 - cosine_similarity(prediction, target.detach())
+    return 2 - 2 * cosine_similarity(prediction, target.detach())

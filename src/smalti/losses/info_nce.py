@@ -1,4 +1,4 @@
-"""InfoNCE: the cross-entropy of finding the positive among the candidates.
+"""InfoNCE: the cross-entropy of picking the positive among the candidates.
 
 Legend: R queries, D embedding, P keys, Q negatives.
 """
@@ -33,12 +33,12 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
 
 
 def info_nce_among(query: Tensor, keys: Tensor, index: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """The same where the positive is one of several keys and the others are negatives too (Eq. 9, second term).
+    """`info_nce` where the positive is one of several keys, and the other keys are negatives too (Eq. 9, second term).
 
     Args:
         query: (R, D), length 1.
         keys: (P, D), Z^k.
-        index: (R,) which key is the query's positive.
+        index: (R,) int64, in [0, P): which key is the query's positive.
         negatives: (Q, D), N.
         temperature: tau > 0.
 

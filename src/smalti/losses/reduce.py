@@ -1,4 +1,7 @@
-"""From one number a region to what a step reports."""
+"""Reductions of losses and embeddings to the scalars that a training step returns.
+
+Legend: N canvases, K regions on each, D embedding.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,17 +10,26 @@ from smalti.precision import widen
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """1/N 1/K sum of weight times loss, both of N * K regions in any shape.
+    """(1/N) sum_n sum_k w_nk l_nk: the mean over canvases of the weighted sum over each one's regions.
+
+    Where the weights of a canvas add up to 1, this is the mean of its losses; see `Composition`.
+
+    Args:
+        losses: one for each of the N * K regions, in their order, in any shape.
+        weight: (N, K), or (N,) for one loss a canvas.
+
+    Returns:
+        A scalar.
 
     Example:
-        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5]))
-        tensor(1.2500)
+        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([[0.5, 0.5]]))
+        tensor(2.)
     """
-    return (losses.flatten() * weight.flatten()).mean()
+    return (losses.flatten() * weight.flatten()).sum() / len(weight)
 
 
 def embedding_spread(z: Tensor) -> Tensor:
-    """Deviation of the directions of embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse.
+    """Standard deviation of normalized embeddings (..., D), times sqrt(D): near 1 when healthy, 0 after a collapse.
 
     Example:
         >>> embedding_spread(torch.ones(16, 8))

@@ -1,6 +1,6 @@
 from .affinity import AffinityConfig, AffinityDistillation
 from .byol import BYOL, BYOLConfig
-from .cmc import CMC, CMCConfig
+from .cmc import CMC, CMCConfig, QueueCMC
 from .dino import DINO, DINOConfig
 from .ediy import EDIY, EDIYConfig
 from .mcl import MCL, MCLConfig
@@ -27,6 +27,7 @@ __all__ = [
     "MoCo",
     "MoCoConfig",
     "Progress",
+    "QueueCMC",
     "Step",
     "Supervised",
     "SupervisedConfig",

@@ -3,11 +3,11 @@
 Images of a batch are compared with the texts and the images of all processes' batch. The student, which sees images
 alone, learns the teacher's similarities: with its embedding in place of the teacher's image embedding it should find
 the same texts, and in place of the teacher's text embedding the same images. The text of an image names its class. The
-denominators of the teacher's terms are printed without a temperature and read as those of a softmax; the temperatures
+denominators of the teacher's terms are printed without a temperature and taken as those of a softmax; the temperatures
 are not given, and CLIP's own is the default.
 
 The teacher sees the first standard view. The student sees every canvas; each of its regions, in mosaics too, is
-compared with what the teacher says of the region's source image.
+compared with the teacher's embedding of its source image.
 
 Legend: B images on this process, W processes, N canvases, K regions on each, D width of the teacher's embeddings.
 """
@@ -44,8 +44,8 @@ class AffinityConfig(MethodConfig):
     Attributes:
         teacher: "open_clip:ARCHITECTURE/WEIGHTS", or a Python file with a function `teacher()`, see
             `smalti.models.teacher`.
-        template: of the text of a class, whose name stands for {}.
-        projector: from features to embeddings; its `dim` gives way to the teacher's.
+        template: text of a class, with {} for the name of the class.
+        projector: from features to embeddings; its `dim` is replaced by the teacher's.
         student_temperature: tau_S.
         teacher_temperature: tau_T.
         region_size: cells along a region read from the map.
@@ -71,7 +71,7 @@ class AffinityConfig(MethodConfig):
         require_count(self, "region_size")
 
     def check(self, views: Sequence[Composition]) -> None:
-        """Raise UserError for views that a student cannot learn from."""
+        """Raise UserError for views that the method cannot learn from."""
         check_standard_views(views, 1, "the view that the teacher sees")
 
     def build(self, backbone: nn.Module, data: DataInfo) -> "AffinityDistillation":
@@ -82,7 +82,7 @@ class AffinityConfig(MethodConfig):
 
 
 class AffinityDistillation(Method):
-    """A student whose embeddings take the place of a frozen teacher's.
+    """A student that learns to replace the embeddings of a frozen teacher.
 
     Args:
         backbone: of the student; any network that `Backbone` can read.

@@ -14,7 +14,7 @@ from smalti.checks import require_count, require_fraction
 from smalti.losses.cosine import cosine_loss
 from smalti.losses.reduce import embedding_spread, weighted_mean
 from smalti.methods.method import DataInfo, Method, MethodConfig, Progress, Step, check_standard_views
-from smalti.models.backbone import Backbone, Features
+from smalti.models.backbone import Backbone
 from smalti.models.batch_norm import synchronize_batch_norm
 from smalti.models.heads import ProjectorConfig, mlp
 from smalti.models.momentum import MomentumPair, momentum_copy
@@ -31,8 +31,14 @@ class BYOLConfig(MethodConfig):
     Attributes:
         projector: from features to embeddings.
         predictor_hidden: width of the predictor's hidden layer.
-        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
+            cosine.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import BYOLConfig
+        >>> BYOLConfig(ema_momentum=0.99).predictor_hidden
+        4096
     """
 
     projector: ProjectorConfig = field(default_factory=lambda: ProjectorConfig(hidden=4096, dim=256, norm=True))
@@ -54,7 +60,21 @@ class BYOLConfig(MethodConfig):
 
 
 class BYOL(Method):
-    """An online network and a predictor that foretells what a slow copy of the network says of the other view."""
+    """An online network and a predictor of the embedding that a slow copy of the network gives the other view.
+
+    Args:
+        backbone: of the online network; any network that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import BYOL, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> views = Collate([Crop(size=32), Crop(size=32)])(list(torch.rand(8, 3, 40, 40)))
+        >>> method = BYOL(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: BYOLConfig | None = None) -> None:
         super().__init__()
@@ -66,29 +86,9 @@ class BYOL(Method):
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """`views` are the query view, the key view, and any further canvases."""
-        online = [self.online.encode(canvas) for canvas in views]
-        return self.compare(views, online, self.encode_targets(views[:2]))
-
-    def compare(self, views: Sequence[Canvas], online: Sequence[Features], target: Sequence[Features]) -> Step:
-        """1 - cos(h(z), sg z'), for each standard view against the other and for every further region against the key.
-
-        The first two terms are BYOL's symmetric loss, Eq. 2, halved; a further region's is MosRep's.
-
-        Args:
-            views: all canvases.
-            online: what the online backbone says of them.
-            target: what the target's backbone says of the first two.
-        """
-        predictions = [self.predict(*seen) for seen in zip(online, views, strict=True)]  # (N, K, D) each
-        of_query, of_key = (self._project_targets(*seen) for seen in zip(target, views[:2], strict=True))  # (B, D)
-        targets = [of_key, of_query, *(of_key for _ in views[2:])]
-        terms = [
-            weighted_mean(cosine_loss(prediction, z[canvas.regions.source]), canvas.regions.weight)
-            for prediction, z, canvas in zip(predictions, targets, views, strict=True)
-        ]
-        logs = {"loss_standard": (terms[0] + terms[1]).detach(), "z_std": embedding_spread(predictions[0])}
-        logs |= {f"loss_composed_{number}": term.detach() for number, term in enumerate(terms[2:])}
-        return Step(torch.stack(terms).sum(), logs)
+        predictions = [self.predict(canvas) for canvas in views]
+        targets = [self.embed_target(canvas) for canvas in views[:2]]
+        return byol_loss(views, predictions, targets)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return [MomentumPair(self.online, self.target, cosine(self.config.ema_momentum, 1.0, progress.fraction))]
@@ -96,17 +96,33 @@ class BYOL(Method):
     def encoder(self) -> Backbone:
         return self.online.backbone
 
-    def predict(self, features: Features, canvas: Canvas) -> Tensor:
-        """What the online backbone says of a canvas -> (N, K, D), h(z)."""
-        z = self.online.project(features, canvas)
+    def predict(self, canvas: Canvas) -> Tensor:
+        """Canvas -> (N, K, D), h(z)."""
+        z = self.online(canvas)
         return self.predictor(z.flatten(0, 1)).view_as(z)
 
     @torch.no_grad()
-    def encode_targets(self, standard: Sequence[Canvas]) -> list[Features]:
-        """What the target's backbone says of the standard views."""
-        return [self.target.encode(canvas) for canvas in standard]
+    def embed_target(self, canvas: Canvas) -> Tensor:
+        """Standard view -> (B, D), z'."""
+        return self.target(canvas)[:, 0]
 
-    @torch.no_grad()
-    def _project_targets(self, features: Features, canvas: Canvas) -> Tensor:
-        """What the target's backbone says of a standard view -> (B, D), z'."""
-        return self.target.project(features, canvas)[:, 0]
+
+def byol_loss(views: Sequence[Canvas], predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> Step:
+    """2 - 2 cos(h(z), sg z') of each standard view against the other and of every further region against the key.
+
+    The first two terms are BYOL's symmetric loss, Eq. 2; a further region's is MosRep's.
+
+    Args:
+        views: the query view, the key view, and any further canvases.
+        predictions: h(z) of each, (N, K, D).
+        targets: z' of the query view and of the key view, (B, D).
+    """
+    of_query, of_key = targets
+    compared = [of_key, of_query, *(of_key for _ in views[2:])]
+    terms = [
+        weighted_mean(cosine_loss(prediction, z[canvas.regions.source]), canvas.regions.weight)
+        for prediction, z, canvas in zip(predictions, compared, views, strict=True)
+    ]
+    logs = {"loss_standard": (terms[0] + terms[1]).detach(), "z_std": embedding_spread(predictions[0])}
+    logs |= {f"loss_composed_{number}": term.detach() for number, term in enumerate(terms[2:])}
+    return Step(torch.stack(terms).sum(), logs)

@@ -31,14 +31,20 @@ class DINOConfig(MethodConfig):
 
     Attributes:
         head: from features to similarities with prototypes.
-        ema_momentum: m at the start, what the teacher keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the teacher keeps of itself at every step; it rises to 1 along
+            a cosine.
         student_temperature: tau_s.
-        teacher_temperature: tau_t after its warm-up.
-        warmup_teacher_temperature: tau_t at the start, from where it changes linearly.
-        teacher_warmup_epochs: epochs that this takes; 0 for none.
+        teacher_temperature: tau_t from the last epoch of its warm-up on.
+        warmup_teacher_temperature: tau_t in the first epoch, from where it changes by equal steps, one an epoch.
+        teacher_warmup_epochs: epochs of the warm-up, the first and the last included; 0 for none.
         center_momentum: what the center keeps of itself at every step.
-        freeze_epochs: epochs at the start in which the prototypes stay as they are.
+        freeze_epochs: epochs at the start in which the prototypes take neither updates nor weight decay.
         region_size: cells along a region read from the map.
+
+    Example:
+        >>> from smalti.methods import DINOConfig
+        >>> DINOConfig(freeze_epochs=0).teacher_temperature
+        0.07
     """
 
     head: PrototypeHeadConfig = field(default_factory=PrototypeHeadConfig)
@@ -46,7 +52,7 @@ class DINOConfig(MethodConfig):
     student_temperature: float = 0.1
     teacher_temperature: float = 0.07
     warmup_teacher_temperature: float = 0.04
-    teacher_warmup_epochs: float = 30.0
+    teacher_warmup_epochs: int = 30
     center_momentum: float = 0.9
     freeze_epochs: int = 1
     region_size: int = 7
@@ -67,7 +73,21 @@ class DINOConfig(MethodConfig):
 
 
 class DINO(Method):
-    """A student that sees every view and agrees with what its slow copy, the teacher, says of the standard ones."""
+    """A student of all views that learns to predict the outputs of its slow copy, the teacher, for the standard ones.
+
+    Args:
+        backbone: of the student; any network that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import DINO, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop
+        >>> views = Collate([Crop(size=32), Crop(size=32), Crop(size=16, count=4)])(list(torch.rand(8, 3, 40, 40)))
+        >>> method = DINO(TimmBackbone(name="resnet18", stem="stride8").build())
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     center: Tensor
 
@@ -83,7 +103,6 @@ class DINO(Method):
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
         """Eq. 3, averaged over its pairs: H(P_t(x), P_s(x')) for both standard views x and all other views x'."""
         first, second, *composed = views
-        cast(PrototypeHead, self.student.projector).frozen = progress.epoch < self.config.freeze_epochs
         outputs = self.teacher_outputs(first, second)  # (2, B, P), g_t
         targets = F.softmax((outputs - self.center) / self.teacher_temperature(progress), dim=-1)  # P_t
         loss = (self.cross_entropy(targets[1], first) + self.cross_entropy(targets[0], second)) / 2
@@ -103,6 +122,16 @@ class DINO(Method):
         self._move_center(outputs)
         return Step(loss / compared, logs)
 
+    def after_backward(self, progress: Progress) -> None:
+        """Frozen prototypes have no gradients at all, so the optimizer neither moves nor decays them nor counts a step.
+
+        The released code clips first. Where each parameter is clipped by itself, as there, that is the same; where all
+        are clipped together, the frozen ones have no part in the norm.
+        """
+        if progress.epoch < self.config.freeze_epochs:
+            for parameter in cast(PrototypeHead, self.student.projector).last_layer:
+                parameter.grad = None
+
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return [MomentumPair(self.student, self.teacher, cosine(self.config.ema_momentum, 1.0, progress.fraction))]
 
@@ -117,14 +146,14 @@ class DINO(Method):
 
     @torch.no_grad()
     def teacher_outputs(self, *standard: Canvas) -> Tensor:
-        """(2, B, P) what the teacher says of the standard views."""
+        """(2, B, P), g_t of the standard views."""
         return torch.stack([self.teacher(canvas)[:, 0] for canvas in standard])
 
     def teacher_temperature(self, progress: Progress) -> float:
-        """tau_t, which rises along a line."""
+        """tau_t, constant within an epoch as in the released code."""
         start, end = self.config.warmup_teacher_temperature, self.config.teacher_temperature
-        steps = self.config.teacher_warmup_epochs * progress.steps_per_epoch
-        return end if progress.step >= steps else start + (end - start) * progress.step / steps
+        epochs = self.config.teacher_warmup_epochs
+        return end if progress.epoch >= epochs else start + (end - start) * progress.epoch / max(epochs - 1, 1)
 
     @torch.no_grad()
     def _move_center(self, outputs: Tensor) -> None:

@@ -34,11 +34,12 @@ class MCLConfig(MethodConfig):
     """MCL's settings; the defaults are the released ones, for four levels.
 
     Attributes:
-        level_weights: of the loss of each level of the views; so many levels must they have.
+        level_weights: weight of the loss of each level; the views must have as many levels.
         matching: the targets of a level's regions (Fig. 3): (a) those of the "largest" views, level 0; (b) of the
             "same" level; (c) of the "adjacent" levels, the one above and the one below; (d) of "all".
         temperature: tau.
-        ema_momentum: m at the start, what the target keeps of itself at every step; it rises to 1 along a cosine.
+        ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
+            cosine.
         fpn: read levels from a feature pyramid network; else from the last map, resized to each.
         channels: of the FPN and of the dense head.
         hidden: width of the hidden layers of the projector and of the predictors.
@@ -96,7 +97,7 @@ class MCLConfig(MethodConfig):
 
 
 class MCL(Method):
-    """Regions of every size find, among the images of the batch, what a slow copy of the network says of their own."""
+    """Regions of every size find, among a slow copy's embeddings of the batch, the one of their own image."""
 
     def __init__(self, backbone: nn.Module, config: MCLConfig | None = None) -> None:
         super().__init__()
@@ -148,10 +149,10 @@ class MCL(Method):
 
     @torch.no_grad()
     def target_embeddings(self, views: Sequence[Canvas]) -> dict[tuple[int, int], Tensor]:
-        """By side and level, (W*B, D) what the target says of the images of all processes, of length 1.
+        """By side and level, (W*B, D) the target's embeddings of the images of all processes, of length 1.
 
-        The first view of a side and level speaks for it. An image that it shows more than once has the mean of its
-        embeddings, so that it is one positive, and no negative of its own.
+        They are taken from the first view of that side and level. An image that it shows more than once has the mean of
+        its embeddings, so that it is a single positive and never its own negative.
         """
         targets: dict[tuple[int, int], Tensor] = {}
         levels = {0} if self.config.matching == "largest" else set(range(self.config.levels))

@@ -1,4 +1,4 @@
-"""What every method is to the engine."""
+"""The interface between methods and the training loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from smalti.views.plan import Composition
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where the run stands.
+    """How far a run has come.
 
     Attributes:
         step: batches seen, over the whole run.
@@ -49,11 +49,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a method may know of the data.
+    """The properties of the data that a method may use.
 
     Attributes:
-        normalization: of the pixels that it is given.
+        normalize: of the pixels that it is given.
         class_names: in the order of `Regions.label`; empty where images have no labels.
+        num_images: in the data set, numbered by `Regions.index`; 0 where that is not known.
 
     Example:
         >>> from smalti import Normalize
@@ -64,10 +65,11 @@ class DataInfo:
 
     normalize: Normalize
     class_names: tuple[str, ...] = ()
+    num_images: int = 0
 
 
 class Step(NamedTuple):
-    """A training step's loss, a scalar, and what is worth logging, scalars by name.
+    """A training step's loss, a scalar, and the scalars to log, by name.
 
     Example:
         >>> from smalti.methods import Step
@@ -79,7 +81,7 @@ class Step(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """A way of learning from canvases: plain torch, no engine, and in one process no talk between processes.
+    """A way of learning from canvases, in plain torch; it works in one process or in several.
 
     The first canvases are standard views of every image, as many as the method asks for (most ask for two); further
     ones hold small crops, mosaics, montages.
@@ -119,16 +121,16 @@ class Method(nn.Module, ABC):
         return
 
     def after_backward(self, progress: Progress) -> None:
-        """Change gradients before they are clipped and used, where a method must; most leave them as they are."""
+        """Change gradients before they are clipped and used; most methods leave them as they are."""
         return
 
     @abstractmethod
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
-        """What the engine moves after every real optimizer step."""
+        """The slow copies that the training loop updates after every optimizer step."""
 
     @abstractmethod
     def encoder(self) -> Backbone:
-        """The backbone to score and to hand on."""
+        """The backbone to evaluate and to save."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class MethodConfig(ABC):
     """A method's settings: subclass it as a frozen dataclass above the method in its file.
 
     Attributes:
-        scored: which of its networks `Method.encoder` hands on: "query", "online", "teacher".
+        scored: which of its networks `Method.encoder` returns: "query", "online", "teacher", ...
 
     Example:
         >>> from smalti import Normalize
@@ -159,7 +161,7 @@ class MethodConfig(ABC):
 
 
 def check_standard_views(views: Sequence[Composition], count: int, what: str) -> None:
-    """Raise UserError unless the first `count` views are standard ones; `what` says what they are to the method."""
+    """Raise UserError unless the first `count` views are standard ones; `what` names their part in the method."""
     if len(views) < count or not all(view.standard for view in views[:count]):
         raise UserError(
             f"views {', '.join(type(view).__name__ for view in views) or 'none'}",

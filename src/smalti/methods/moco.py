@@ -35,12 +35,12 @@ class MoCoConfig(MethodConfig):
 
     Attributes:
         projector: from features to embeddings.
-        ema_momentum: m, what the key network keeps of itself at every step.
+        ema_momentum: m, weight that the key network keeps of itself at every step.
         queue: Q, keys in the queue.
         temperature: tau.
-        symmetric: each standard view is once the query and once the key, and the two losses are added.
-        batch_negatives: further canvases have the other keys of the batch as negatives beside the queue (Z^k of Eq. 9);
-            Un-Mix has the queue alone.
+        symmetric: each standard view is the query once and the key once, and the two losses are added.
+        batch_negatives: for further canvases the other keys of the batch are negatives too (Z^k of Eq. 9); for Un-Mix
+            the queue alone.
         shuffle_bn_group: images whose batch statistics are shared, keys being shuffled between groups; 0 for the
             statistics of the whole batch over all processes. The published runs had 32 images on each device.
         region_size: cells along a region read from the map.
@@ -163,7 +163,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _encode_keys(self, canvas: Canvas, progress: Progress) -> Tensor:
-        """(W*B, D) keys in the order of the images of all processes; groups of a batch are shuffled ones."""
+        """(W*B, D) keys in the order of the images of all processes; batch statistics are those of shuffled groups."""
         if not self.config.shuffle_bn_group:
             return gather(F.normalize(self.key_network(canvas)[:, 0], dim=-1))
         pixels = gather(canvas.pixels)  # (W*B, C, H, W)

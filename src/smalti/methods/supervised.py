@@ -30,11 +30,11 @@ class SupervisedConfig(MethodConfig):
     """Supervised training's settings; the defaults are those of a plain classifier.
 
     Attributes:
-        fpn: read each view from its level of a feature pyramid network; else from the last map, as it is.
-        levels: of the FPN; so many levels must the views have.
+        fpn: read each view from its level of a feature pyramid network; else from the last map, not resized.
+        levels: of the FPN; the views must have as many.
         channels: of the FPN.
         region_size: cells along a region read from a map.
-        label_smoothing: share of the target that all classes have alike (arXiv:1512.00567).
+        label_smoothing: share of the target that is spread evenly over all classes (arXiv:1512.00567).
 
     Example:
         >>> from smalti.methods import SupervisedConfig
@@ -68,7 +68,7 @@ class SupervisedConfig(MethodConfig):
 
 
 class Supervised(Method):
-    """A network and one linear layer that names the class of the image in every region.
+    """A network and one linear layer that predicts the class of the image in every region.
 
     Args:
         backbone: of the network; any that `Backbone` can read.
@@ -98,7 +98,7 @@ class Supervised(Method):
         synchronize_batch_norm(self.network)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
-        """Cross-entropy of every region with its image's label, the mean over the views; one below 0 has no loss."""
+        """Cross-entropy of every region with its image's label, averaged over views; labels below 0 have no loss."""
         terms = []
         logs: dict[str, Tensor] = {}
         for number, canvas in enumerate(views):
@@ -127,7 +127,11 @@ class Supervised(Method):
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """A linear layer for so many classes."""
+    """Shape of the classifier: a linear layer.
+
+    Attributes:
+        classes: outputs.
+    """
 
     classes: int
 

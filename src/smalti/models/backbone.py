@@ -1,4 +1,4 @@
-"""Any image network as a backbone: its map, pooled feature, channels and stride are asked of it by one dry run.
+"""Any image network as a backbone: one dry run finds its map, pooled feature, channels and stride.
 
 Legend: N images, C channels of the last map, h x w its size, T tokens, P stages of a pyramid.
 """
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from smalti.errors import UserError
+from smalti.normalize import Normalize
 
-_DRY_RUN_SIZE = 224  # pixels, for networks that do not say which size they are for
+_DRY_RUN_SIZE = 224  # pixels, for networks that do not declare their own
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names
 _POOLING = ("head", "fc_norm", "pooler")  # layers after the last map, by timm's and Hugging Face's names
 
@@ -67,7 +68,7 @@ class BackboneConfig(ABC):
 
     @property
     def name(self) -> str:
-        """What the network is called in messages."""
+        """Name of the network in messages."""
         return type(self).__name__
 
     @abstractmethod
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
         dim: C.
         stride: side of a cell of the map, pixels of the image.
         in_channels: channels of the images.
-        native_size: side of the images that the network is made for, as far as it says, pixels.
+        native_size: side of the images that the network is made for, where it declares one, pixels.
 
     Raises:
         UserError: the output is none of the above, or the pooled feature is wider or narrower than the map.
@@ -108,7 +109,7 @@ class Backbone(nn.Module):
         self.model: Any = _without_classifier(model)
         self.in_channels = in_channels or _input_channels(model)
         self.native_size = image_size or _native_size(model)
-        # timm's networks answer by themselves; of others the dry run notes which layer gives the last map.
+        # timm's networks have a method for the last map; for others the dry run finds the layer that outputs it.
         self._is_timm = hasattr(model, "forward_features") and hasattr(model, "forward_head")
         self._map_layer = ""
         self._prefix: int | None = getattr(model, "num_prefix_tokens", None)  # tokens before the patches
@@ -161,11 +162,16 @@ class Backbone(nn.Module):
         return [Stage(each.shape[1], round(self.native_size / each.shape[-1])) for each in maps]
 
     def freeze_pooling(self) -> None:
-        """Let the layers between the map and the pooled feature learn nothing: for losses that read the map alone."""
+        """Freeze the layers between the map and the pooled feature: for losses that read the map alone."""
         for name in _POOLING:
             unused = getattr(self.model, name, None)
             if isinstance(unused, nn.Module):
                 unused.requires_grad_(False)
+
+    def set_statistics(self, normalize: Normalize) -> None:
+        """Tell the network how its images are normalized, if it asks, as one does that converts their colors."""
+        if hasattr(self.model, "set_statistics"):
+            self.model.set_statistics(normalize.mean, normalize.std)
 
     def check_size(self, size: int) -> None:
         """Raise UserError for images of a side, pixels, that a vision transformer cannot cut into whole patches."""
@@ -186,7 +192,7 @@ class Backbone(nn.Module):
         return weight.new_zeros(1, self.in_channels, self.native_size, self.native_size)
 
     def _learn_layout(self, image: Tensor) -> Features:
-        """Find how the network presents its map."""
+        """Find the layout of the network's map."""
         if self._is_timm:
             last = self.model.forward_features(image)
         else:
@@ -205,7 +211,7 @@ class Backbone(nn.Module):
         return self(image)
 
     def _stage_layers(self) -> list[str]:
-        """Of every size of map but the last, the layer that gives the last one."""
+        """For every size of map but the last, the last layer that outputs it."""
         with _dry_run(self), _outputs_of(self.model) as every:
             last = self(self._blank_image()).map
         by_size: dict[int, str] = {}
@@ -299,7 +305,7 @@ def _last_map(every: dict[str, Any], pooled: Tensor, model: nn.Module) -> str:
 def _layout_of(features: Tensor, declared: Any) -> Literal["NCHW", "NHWC", "tokens"]:
     if features.ndim == 3:
         return "tokens"
-    if declared is not None:  # timm's networks say it
+    if declared is not None:  # by timm's networks
         return "NHWC" if declared == "NHWC" else "NCHW"
     return "NCHW" if features.shape[2] == features.shape[3] else "NHWC"
 
@@ -325,7 +331,7 @@ def _input_channels(model: nn.Module) -> int:
 
 
 def _native_size(model: Any) -> int:
-    """Side of the images that a network is made for, pixels, as timm and Hugging Face say it."""
+    """Side of the images that a network is made for, pixels, as timm and Hugging Face declare it."""
     patches = getattr(model, "patch_embed", None)
     declared = getattr(patches, "img_size", None) or getattr(getattr(model, "config", None), "image_size", None)
     if declared is None:

@@ -1,6 +1,6 @@
 """Batch normalization over virtual groups on one device, or synchronized over several, for any network.
 
-MoCo must not let a query and its key share batch statistics, or the network cheats through them: with many devices the
+MoCo must not let a query and its key share batch statistics, or the network exploits them: with many devices the
 keys are shuffled between devices ("shuffling BN", arXiv:1911.05722, section 3.3). Here a batch is split into groups as
 large as a device's share would be, and the keys are shuffled between groups; so it works on one device too.
 
@@ -19,7 +19,7 @@ from smalti.precision import widen
 
 
 class Groups:
-    """Into how many groups of consecutive rows a batch is split; 1 to begin with.
+    """Number of groups of consecutive rows that a batch is split into; 1 at first.
 
     A number of groups, not a size, because an image may have several rows: small crops, or regions of mosaics.
     """
@@ -33,7 +33,7 @@ def split_batch_norm(network: nn.Module) -> Groups:
     Parameters, buffers and their names stay as they are.
 
     Returns:
-        What sets the number of groups, now and later. A deep copy of the network has one of its own.
+        The setting of the number of groups, which may change at any time. A deep copy of the network has its own.
 
     Example:
         >>> from smalti.models import split_batch_norm
@@ -114,7 +114,7 @@ def _split_class(base: Any) -> Any:
 def _synchronized_class(base: Any) -> Any:
     class Synchronized(base):
         def forward(self, x: Tensor) -> Tensor:
-            # Asked at every step: networks are built before the processes have found each other.
+            # Checked at every step: networks are built before the process group is.
             alone = not self.training or world_size() == 1
             return super().forward(x) if alone else _synchronized_forward(self, x)
 
@@ -128,13 +128,13 @@ def _synchronized_forward(norm: Any, x: Tensor) -> Tensor:
     count = x.numel() / x.shape[1] * world_size()
     values = widen(x)
     mean = sum_over_processes(values.sum(dims)) / count
-    centerd = values - mean.view(shape)
-    var = sum_over_processes(centerd.square().sum(dims)) / count
+    centered = values - mean.view(shape)
+    var = sum_over_processes(centered.square().sum(dims)) / count
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(var * count / (count - 1), norm.momentum)
-    out = centerd * torch.rsqrt(var + norm.eps).view(shape)
+    out = centered * torch.rsqrt(var + norm.eps).view(shape)
     if norm.affine:
         out = out * norm.weight.view(shape) + norm.bias.view(shape)
     out = out.to(x.dtype)

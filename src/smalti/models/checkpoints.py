@@ -1,11 +1,11 @@
-"""Weights of ours and of others into an `Encoder`, strictly: every key is matched or its absence explained.
+"""Load weights of smalti and of other projects into an `Encoder`, strictly: every key is matched or explained.
 
 A checkpoint that half fits gives plausible, wrong accuracies, so nothing is loaded unless every tensor of the
 network is found and every tensor left over is known to belong to something else (a classifier, a projector, ...).
 
 Where other projects keep the encoder, once `module.` and `_orig_mod.` are taken out of the keys:
 
-| project                           | entry              | keys begin with                 | beside them            |
+| project                           | entry              | keys begin with                 | other keys             |
 |-----------------------------------|--------------------|---------------------------------|------------------------|
 | MoCo v1, v2, MosRep, Un-Mix       | state_dict         | encoder_q.                      | encoder_k., queue      |
 | CIFAR demos of MoCo and Un-Mix    | state_dict         | encoder_q.net., numbered        | encoder_k., queue      |
@@ -84,7 +84,7 @@ PREFIXES = {
     "encoder.color.": "color",
 }
 
-# Beginnings of keys of what stands on an encoder or serves its training alone, inside its module or outside.
+# Beginnings of keys of heads and of what is used in training alone, inside the encoder's module or outside.
 HEADS = (
     *("fc.", "head.", "heads.", "head_dist.", "classifier.", "last_linear.", "linear.", "neck.", "mlp."),
     *("projector", "projection", "projetion.", "proj_head", "predictor", "prediction", "prototypes"),
@@ -110,7 +110,7 @@ _SPELLINGS = {r"\bl_to_ab\.": "lightness.", r"\bab_to_l\.": "color.", r"\.shortc
 _NUMBERED_STAGE = re.compile(r"((?:.*\.)?)(\d+)\.\d+\.conv1\.weight")
 _RESNET_STAGE = "layer1.0.conv1.weight"
 
-# Architectures told apart by the shapes of their tensors.
+# Architectures that are recognized by the shapes of their tensors.
 CANDIDATES = (
     *("resnet18", "resnet34", "resnet50", "resnet101"),
     *("vit_small_patch16_224", "vit_base_patch16_224", "vit_small_patch8_224", "vit_base_patch8_224"),
@@ -126,12 +126,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key.
+    """How every key was matched.
 
     Attributes:
         matched: keys of the network that were loaded.
-        missing: keys of the network that the file has not, or has in another shape.
-        unexpected: keys of the file that nothing explains.
+        missing: keys of the network that the file lacks, or has in another shape.
+        unexpected: keys of the file that belong to nothing known.
         dropped: keys of the file that belong to heads, queues and other networks.
         prefix: what the keys of the network begin with in the file, a key of `PREFIXES`.
     """
@@ -154,7 +154,7 @@ def load_encoder(
     pixels: PixelStatistics | None = None,
     image_size: int | None = None,
 ) -> Encoder:
-    """Load an encoder from wherever it is, on the CPU and in evaluation mode.
+    """Load an encoder, on the CPU and in evaluation mode.
 
     Args:
         what: a run folder; an `encoder.safetensors` or `encoder.json`; a checkpoint of one of the projects in the table
@@ -166,7 +166,7 @@ def load_encoder(
             (`smalti.models.color_spaces.scaled_lab`), so give `pixels` with it. CMC's narrow halves have a stem of full
             width: options={"channels": [32, 64, 128, 256]}. With "timm:" and "random:", stem, channels and options.
         pixels: for foreign weights, how pixel values are standardized; ImageNet's on 8 bits unless given (timm's
-            own for "timm:"). Encoders of smalti bring theirs.
+            own for "timm:"). Encoders of smalti have their own.
         image_size: side in pixels of the images that foreign weights were trained on. Unless given: timm's for the
             architecture, 32 for the stem "stride8" and 64 for "stride16".
 
@@ -174,7 +174,7 @@ def load_encoder(
         The encoder; `info.extra["loaded"]` has the counts of matched and dropped keys.
 
     Raises:
-        UserError: nothing there, not safe to read, of an unknown or another architecture, or a key unexplained.
+        UserError: no such file, not safe to read, of an unknown or another architecture, or a key unexplained.
 
     Example:
         >>> load_encoder("random:resnet18").dim
@@ -248,7 +248,7 @@ def read_checkpoint(path: Path) -> tuple[State, str]:
     """Read the tensors of a checkpoint file without running any code in it.
 
     Returns:
-        (state, wrapper): tensors by key, and the entry that they stood under ("" when at the top).
+        (state, wrapper): tensors by key, and the entry that held them ("" for the top level).
 
     Raises:
         UserError: the file is damaged, holds code, or holds no tensors.
@@ -336,9 +336,7 @@ def _adjusted(encoder: Encoder, pixels: PixelStatistics | None, image_size: int 
 
 def _native_size(backbone: Backbone, config: BackboneConfig) -> int:
     """Side in pixels of the images that an architecture is meant for."""
-    half = config.half if isinstance(config, SplitBackbone) else config
-    stem = half.stem if isinstance(half, TimmBackbone) else "standard"
-    return {"stride8": 32, "stride16": 64}.get(stem, backbone.native_size)
+    return {"stride8": 32, "stride16": 64}.get(getattr(config, "stem", "standard"), backbone.native_size)
 
 
 def _imagenet_pixels(channels: int) -> PixelStatistics:
@@ -361,10 +359,10 @@ def _weights_of(path: Path) -> Path:
 
 
 def _own_info(path: Path, backbone: BackboneConfig | None) -> EncoderInfo | None:
-    """The description beside our weights, else the copy inside them; None for a foreign file."""
-    beside = path.with_name(INFO_NAME)
-    if path.name == WEIGHTS_NAME and beside.is_file():
-        return EncoderInfo.from_json(beside.read_text(encoding="utf-8"), beside, backbone)
+    """The description next to our weights, else the copy inside them; None for a foreign file."""
+    description = path.with_name(INFO_NAME)
+    if path.name == WEIGHTS_NAME and description.is_file():
+        return EncoderInfo.from_json(description.read_text(encoding="utf-8"), description, backbone)
     if path.suffix != ".safetensors":
         return None
     try:
@@ -521,12 +519,12 @@ def _recognize(state: State, path: Path) -> BackboneConfig:
         problems = len(report.missing) + len(report.unexpected)
         if not problems:
             if config == TimmBackbone(name="vit_small_patch16_224") and report.prefix == "base_encoder.":
-                # MoCo v3 gives its ViT-S 12 heads where all others have 6, and no shape tells.
+                # MoCo v3 gives its ViT-S 12 heads where all others have 6, which no shape shows.
                 return replace(config, options={"num_heads": 12})
             return config
         if problems < fewest:
-            told = ", ".join((f"{len(report.matched)} of {len(shapes)} tensors matched", *_problems(report)))
-            nearest, fewest = f"{config.name} with {told}", problems
+            described = ", ".join((f"{len(report.matched)} of {len(shapes)} tensors matched", *_problems(report)))
+            nearest, fewest = f"{config.name} with {described}", problems
     raise UserError(
         f"{path}, which fits no known architecture exactly; the nearest is {nearest}",
         f"every tensor of one of {', '.join(CANDIDATES)}, and no unexplained one",
@@ -535,7 +533,7 @@ def _recognize(state: State, path: Path) -> BackboneConfig:
 
 
 def _candidates(state: State) -> Iterator[BackboneConfig]:
-    """The architectures in question, with the channels and width that the shapes of the first layers tell."""
+    """The architectures to try, with the channels and width that the shapes of the first layers imply."""
     first = _first(state, "conv1.weight", "patch_embed.proj.weight")
     stage = _first(state, _RESNET_STAGE)
     in_channels = first[1] if len(first) == 4 else 3
@@ -551,7 +549,7 @@ def _candidates(state: State) -> Iterator[BackboneConfig]:
 
 
 def _first(state: State, *ends: str) -> torch.Size:
-    """Shape of the first tensor whose key ends so; empty if there is none."""
+    """Shape of the first tensor whose key has one of these endings; empty if there is none."""
     return next((value.shape for key, value in state.items() if key.endswith(ends)), torch.Size())
 
 

@@ -1,6 +1,6 @@
-"""A trained backbone with all that it needs to read pixels, and the two files that hold it.
+"""A trained backbone with the statistics of its pixels, and the two files that it is saved in.
 
-`encoder.safetensors` has the weights under timm's own names; `encoder.json` says which network they belong to.
+`encoder.safetensors` has the weights under timm's own names; `encoder.json` describes the network.
 """
 
 import json
@@ -19,7 +19,7 @@ from smalti.errors import UserError
 from smalti.files import atomic
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone, BackboneConfig
-from smalti.models.split import SplitBackbone, SplitModel
+from smalti.models.split import SplitBackbone
 from smalti.models.timm_backbone import TimmBackbone
 
 WEIGHTS_NAME = "encoder.safetensors"
@@ -35,17 +35,17 @@ def installed_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """What `encoder.json` holds: enough to build the network again and to feed it.
+    """The content of `encoder.json`: what it takes to build the network again and to prepare its input.
 
     Attributes:
         backbone: the architecture.
         pixels: how pixel values become what the network was trained on.
         image_size: side in pixels of the images it was trained on, the default for evaluation.
         crop_fraction: side of the center crop over the shorter side that it is cut from; 224 / 256 in the papers.
-        recipe: name of the recipe that trained it, or where foreign weights came from.
+        recipe: name of the recipe that trained it, or the source of foreign weights.
         network: which of a method's networks this is: "query", "online", "teacher", ...
         versions: of the packages that wrote it.
-        extra: anything else worth keeping, of JSON types.
+        extra: anything else to keep, of JSON types.
 
     Example:
         >>> from smalti import load_encoder
@@ -101,7 +101,7 @@ class EncoderInfo:
         except (dacite.DaciteError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{where}, which is not a description of an encoder ({type(error).__name__}: {error})",
-                "the JSON that smalti writes beside its weights",
+                "the JSON that smalti writes next to its weights",
                 "write it again with save_encoder, or pass the weights alone with backbone=",
             ) from None
 
@@ -144,8 +144,7 @@ class Encoder(nn.Module):
                 "measure the statistics on the images that the encoder is for, or change backbone.in_channels",
             )
         scale, shift = pixels.normalize.affine(pixels.low, pixels.high)
-        if isinstance(backbone.model, SplitModel):
-            backbone.model.set_statistics(pixels.mean, pixels.std)
+        backbone.set_statistics(pixels.normalize)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 
@@ -162,12 +161,12 @@ def save_encoder(folder: str | Path, backbone: Backbone, info: EncoderInfo) -> P
     """Write `encoder.safetensors` and `encoder.json` into a folder; a reader never sees half a file.
 
     The keys are those of the timm model, so that `timm.create_model(...).load_state_dict(load_file(path))` takes
-    them as they are. The weights carry a copy of the description, so that the one file can travel alone.
+    them as they are. The file of weights contains a copy of the description, so it can be used without the other.
 
     Args:
         folder: made if absent.
         backbone: whose weights to write; on any device.
-        info: what to write beside them.
+        info: the description to write.
 
     Returns:
         The path of the weights.

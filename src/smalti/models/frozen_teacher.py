@@ -1,4 +1,4 @@
-"""A trained backbone that ranks what another one is to learn, and never learns itself (E-DIY, arXiv:2106.00537).
+"""A trained, frozen backbone, whose map ranks the cells of another one's (E-DIY, arXiv:2106.00537).
 
 Legend: N canvases, C channels of an image, C' of the map.
 """
@@ -14,12 +14,12 @@ from smalti.models.checkpoints import load_encoder
 
 
 class FrozenTeacher(nn.Module):
-    """A frozen backbone, in evaluation mode whatever the method does, for pixels normalized for another one.
+    """A frozen backbone, always in evaluation mode, for pixels normalized for another one.
 
     Args:
         path: of the encoder or checkpoint.
-        mean: of the pixels that it is given, one a channel.
-        std: likewise their standard deviation.
+        mean: of the pixels that it is given, one value a channel.
+        std: their standard deviation, one value a channel.
         stride: of the backbone whose cells it ranks.
     """
 

@@ -37,19 +37,17 @@ class Network(nn.Module):
         self.region_size = region_size
 
     def forward(self, canvas: Canvas) -> Tensor:
-        """Canvas -> (N, K, D) embeddings, of any length, in the order of the canvas's regions."""
-        return self.project(self.encode(canvas), canvas)
-
-    def encode(self, canvas: Canvas) -> Features:
-        """Features of N whole canvases, or of N * K regions."""
-        features = self.backbone(canvas.pixels)
-        if canvas.regions.whole:
-            return features
-        return pool_regions(features.map, canvas.regions, canvas.pixels.shape[-1], self.region_size)
-
-    def project(self, features: Features, canvas: Canvas) -> Tensor:
-        """What `encode` gave -> (N, K, D), at least 32 bits wide."""
+        """Canvas -> (N, K, D) embeddings, of any length, at least 32 bits wide, in the order of the regions."""
+        features = read_regions(self.backbone, canvas, self.region_size)
         return by_canvas(self.projector(features), canvas.regions)
+
+
+def read_regions(backbone: nn.Module, canvas: Canvas, region_size: int) -> Features:
+    """Features of the N * K regions, or of the N canvases where every region is its whole canvas."""
+    features = backbone(canvas.pixels)
+    if canvas.regions.whole:
+        return features
+    return pool_regions(features.map, canvas.regions, canvas.pixels.shape[-1], region_size)
 
 
 def by_canvas(z: Tensor, regions: Regions) -> Tensor:

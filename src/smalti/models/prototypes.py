@@ -1,4 +1,4 @@
-"""DINO's head: how near a feature is to each of many learned directions (arXiv:2104.14294, appendix C).
+"""DINO's head: cosines of a feature with many learned directions (arXiv:2104.14294, appendix C).
 
 Legend: N views or regions, C channels of the backbone, H hidden width, D bottleneck, P prototypes.
 """
@@ -21,10 +21,10 @@ class PrototypeHeadConfig:
     Attributes:
         hidden: H, width of the hidden layers.
         bottleneck: D, width in which a feature has length 1.
-        outputs: P, prototypes that it is compared with.
+        outputs: P, number of prototypes.
         norm: batch normalization after the hidden layers; published for neither ViTs nor the ResNet-50.
-        norm_last: every prototype has length 1; otherwise its length is learned, which the released code calls better
-            but safe with ViT-S alone.
+        norm_last: every prototype keeps length 1; otherwise its length is learned, from 1 on. The released code advises
+            learned lengths for ViT-S alone: they score better there and make larger networks unstable.
 
     Example:
         >>> from smalti.models import Features, PrototypeHeadConfig
@@ -49,12 +49,7 @@ class PrototypeHeadConfig:
 
 
 class PrototypeHead(nn.Module):
-    """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias.
-
-    Attributes:
-        frozen: the prototypes get gradients of zero. Weight decay may still shorten what stands for a prototype, but
-            only its direction counts.
-    """
+    """Three linear layers with GELU between them, length 1, then the weight-normalized prototypes, without bias."""
 
     def __init__(self, channels: int, config: PrototypeHeadConfig) -> None:
         super().__init__()
@@ -70,7 +65,11 @@ class PrototypeHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.prototypes = nn.Linear(config.bottleneck, config.outputs, bias=False)
         self.lengths = None if config.norm_last else nn.Parameter(torch.ones(config.outputs, 1))
-        self.frozen = False
+
+    @property
+    def last_layer(self) -> list[Tensor]:
+        """The weights of the prototypes: their directions (P, D), and their lengths (P, 1) where these are learned."""
+        return [self.prototypes.weight] if self.lengths is None else [self.prototypes.weight, self.lengths]
 
     def forward(self, features: Features) -> Tensor:
         z = self.layers(features.pooled)
@@ -79,11 +78,7 @@ class PrototypeHead(nn.Module):
     def _prototypes(self) -> Tensor:
         """(P, D)."""
         prototypes = F.normalize(self.prototypes.weight, dim=1)
-        if self.lengths is not None:
-            prototypes = prototypes * self.lengths
-        if self.frozen:  # gradients of zero rather than none, for which processes would wait in vain
-            prototypes = prototypes.detach() + 0 * prototypes
-        return prototypes
+        return prototypes if self.lengths is None else prototypes * self.lengths
 
 
 def _hidden_layer(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:

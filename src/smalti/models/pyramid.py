@@ -29,7 +29,7 @@ class PyramidNetwork(nn.Module):
 
     Args:
         backbone: the encoder, any network that `Backbone` can read.
-        head: what stands on a region's cells, which are cut apart before it.
+        head: applied to the cells of one region at a time.
         levels: of the pyramid, the coarsest stages of the backbone.
         channels: width of the FPN; 0 for none (arXiv:1612.03144), the last map then being resized to every level.
         region_size: r, cells along a region.

@@ -33,7 +33,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Add keys (B, D), the oldest leaving; of more than Q the last Q stay."""
+        """Add keys (B, D) in place of the oldest; of more than Q only the last Q are kept."""
         size = len(self.keys)
         place = (self.position + torch.arange(len(keys), device=keys.device)) % size
         self.keys[place[-size:]] = keys[-size:].to(self.keys.dtype)

@@ -43,19 +43,23 @@ class SplitBackbone(BackboneConfig):
     def name(self) -> str:
         return f"{self.half.name} for lightness and color"
 
+    @property
+    def stem(self) -> str:
+        return self.half.stem
+
     def build(self) -> "SplitModel":
         return SplitModel(lambda channels: replace(self.half, in_channels=channels).build(), self.color_space)
 
 
 class SplitModel(nn.Module):
-    """As much of a timm model as a backbone asks for: the features of both networks, concatenated channel by channel.
+    """The methods of a timm model that `Backbone` calls: features of both networks, concatenated along the channels.
 
     It takes standardized RGB. The means and deviations that undo the standardization are buffers, and so are saved
-    with the weights; as built they stand for pixels in [0, 1].
+    with the weights; until they are set, the images are taken as pixels in [0, 1].
 
     Args:
         create: timm model for a number of channels.
-        space: "lab": L and ab; "ycbcr": Y and CbCr.
+        space: "lab": L and ab; "ycbcr": Y and CbCr; both scaled as in CMC's released code.
     """
 
     mean: Tensor
@@ -82,10 +86,10 @@ class SplitModel(nn.Module):
         self.std.copy_(torch.tensor(std).view(3, 1, 1))
 
     def split(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardized RGB (N, 3, H, W) -> lightness (N, 1, H, W) and color (N, 2, H, W), in [-1, 1]."""
+        """Standardized RGB (N, 3, H, W) -> lightness (N, 1, H, W) and color (N, 2, H, W), each near [-1, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             rgb = images.to(self.mean.dtype) * self.std + self.mean
-            space = self._to_space(rgb.clamp(0, 1))  # noise and decayed pixels may stand for no color
+            space = self._to_space(rgb.clamp(0, 1))  # noise and decayed pixels may lie outside
         return space[:, :1], space[:, 1:]
 
     def forward_features(self, images: Tensor) -> Tensor:

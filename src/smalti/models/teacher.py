@@ -1,4 +1,4 @@
-"""Teachers that know images and texts: CLIP by way of open_clip, or whatever a file of the user's returns.
+"""Teachers that embed images and texts: CLIP from open_clip, or one of the user's own.
 
 Legend: N images or texts, D width of the teacher's embeddings.
 """
@@ -16,9 +16,9 @@ _WEIGHTS = "use e.g. open_clip:ViT-B-32/openai, or open_clip:ViT-B-32/FILE; see 
 
 
 class Teacher(Protocol):
-    """What a teacher has to be. One that is an `nn.Module` is frozen and moved to the images' device.
+    """The interface of a teacher. One that is an `nn.Module` is frozen and moved to the images' device.
 
-    It may have `mean` and `std`, three numbers each: then it is given pixels standardized by them, else in [0, 1].
+    It may have `mean` and `std`, three numbers each: then its pixels are standardized by them, else they are in [0, 1].
     """
 
     def encode_image(self, pixels: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def _not_plain(config: TimmBackbone) -> UserError:
 
 
 def _scale_stem(model: Any, width: int) -> None:
-    """Give a timm ResNet a stem of so many channels; timm itself scales the stages alone."""
+    """Give a timm ResNet a stem of `width` channels; timm itself scales the stages alone."""
     first, outputs = model.layer1[0], model.feature_info[1]["num_chs"]
     model.conv1, model.bn1 = _conv(model.conv1.in_channels, width, 7, stride=2), nn.BatchNorm2d(width)
     model.feature_info[0]["num_chs"] = width
@@ -157,7 +157,7 @@ def _shrink_stem(model: Any, stride: int) -> None:
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution as timm's ResNets have them, its weights drawn alike."""
+    """A convolution as in timm's ResNets, with their initialization."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

@@ -11,10 +11,10 @@ from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
 # BYOL's (arXiv:2006.07733): the two standard views are blurred and solarized unlike.
-_FIRST = Augmentation(saturation=0.2, blur=1.0)
-_SECOND = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
-_LOCAL = Augmentation(saturation=0.2, blur=0.5)
-# Shares of the image's area: of standard views that stand alone, and of those that have local crops beside them.
+_FIRST = Augmentation(interpolation="bicubic", saturation=0.2, blur=1.0)
+_SECOND = replace(_FIRST, blur=0.1, solarize=0.2)
+_LOCAL = replace(_FIRST, blur=0.5)
+# Shares of the image's area: of standard views without local crops, of standard views with them, and of local crops.
 _ALONE, _GLOBAL, _PART = (0.14, 1.0), (0.4, 1.0), (0.05, 0.4)
 
 
@@ -44,7 +44,7 @@ def dino() -> Recipe:
 
 
 def dino_multicrop() -> Recipe:
-    """Eight local crops of 96 px beside the standard views."""
+    """Two standard views and eight local crops of 96 px."""
     return replace(
         dino(),
         name="dino_multicrop",
@@ -59,7 +59,7 @@ def dino_multicrop() -> Recipe:
 
 
 def mosrep_dino() -> Recipe:
-    """MosRep on DINO: mosaics stand in place of the local crops.
+    """MosRep on DINO: mosaics in place of the local crops.
 
     The text gives backbone, batch and epochs; the scales are those of DINO's crops, the jitter MosRep's on MoCo-v2.
     """
@@ -77,7 +77,7 @@ def mosrep_dino() -> Recipe:
     )
 
 
-# Blur says nothing at 32 px.
+# At 32 px there is nothing to blur.
 _FIRST_SMALL, _SECOND_SMALL, _LOCAL_SMALL = (replace(each, blur=0.0) for each in (_FIRST, _SECOND, _LOCAL))
 
 
@@ -101,7 +101,7 @@ def dino_small() -> Recipe:
 
 
 def dino_multicrop_small() -> Recipe:
-    """Four local crops of 16 px beside them."""
+    """Two views of 32 px and four local crops of 16 px."""
     return replace(
         dino_small(),
         name="dino_multicrop_small",

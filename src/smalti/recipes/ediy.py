@@ -4,11 +4,12 @@ All but the small one need the paper's teacher, a ResNet-50 trained by BYOL: giv
 the run's own target takes its place after ten epochs, which is not the paper's setting.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from smalti.methods.ediy import EDIYConfig
-from smalti.recipes.byol import byol, byol_300, byol_small
+from smalti.methods.ediy_controls import OtherImagesConfig, RandomPairsConfig
+from smalti.recipes.byol import byol, byol_300, byol_small, byol_two_crop
 from smalti.training.recipe import Recipe
 
 
@@ -19,7 +20,7 @@ def ediy() -> Recipe:
     3.2: BYOL's 0.2 * 4096 / 256. So a batch is BYOL's 4096, in two parts.
     """
     return _ediy(
-        replace(byol(), accumulate=2),
+        replace(byol(), views=byol_two_crop().views, accumulate=2),
         name="ediy",
         source="arXiv:2106.00537, section 4.2",
         published="Mask R-CNN R50-FPN 1x on COCO: 41.5 AP^bb, 37.5 AP^mk; R50-C4 1x: 40.7, 35.3; "
@@ -31,7 +32,7 @@ def ediy_300() -> Recipe:
     """300 epochs, for the ablations of Table 1; momentum and weight decay are BYOL's for 300 epochs."""
     base = byol_300()
     return _ediy(
-        replace(base, optimizer=replace(base.optimizer, base_lr=0.2), accumulate=2),
+        replace(base, views=byol_two_crop().views, optimizer=replace(base.optimizer, base_lr=0.2), accumulate=2),
         name="ediy_300",
         source="arXiv:2106.00537, Table 1",
         published="Mask R-CNN R50-FPN 1x on COCO: 41.1 AP^bb, 37.3 AP^mk",
@@ -65,12 +66,16 @@ def ediy_without_diversity() -> Recipe:
 
 def ediy_random_pairs() -> Recipe:
     """Pairs drawn at random; no teacher."""
-    return _row(ediy_300(), "ediy_random_pairs", "40.4 AP^bb, 36.9 AP^mk", pairing="random")
+    base = ediy_300()
+    method = RandomPairsConfig(**vars(base.method) | {"warmup_epochs": 0.0})
+    return _row(replace(base, method=method), "ediy_random_pairs", "40.4 AP^bb, 36.9 AP^mk")
 
 
 def ediy_other_images() -> Recipe:
     """Cells pushed away from other images, as in DenseCL."""
-    return _row(ediy_300(), "ediy_other_images", "40.3 AP^bb, 36.7 AP^mk", negatives="other")
+    base = ediy_300()
+    method = OtherImagesConfig(**vars(base.method))
+    return _row(replace(base, method=method), "ediy_other_images", "40.3 AP^bb, 36.7 AP^mk")
 
 
 def ediy_100() -> Recipe:
@@ -100,20 +105,13 @@ def ediy_weak_invariance() -> Recipe:
 
 
 def ediy_small() -> Recipe:
-    """Two views of 32 px and `byol_small`'s settings; the run's own target is the teacher.
-
-    BYOL's loss counts twice as in Eq. 2, so the rate is halved and the weight decay doubled.
-    """
-    base = byol_small()
-    optimizer = replace(
-        base.optimizer, base_lr=base.optimizer.base_lr / 2, weight_decay=2 * base.optimizer.weight_decay
-    )
-    return _ediy(replace(base, optimizer=optimizer), name="ediy_small", source="our small version of ediy")
+    """Two views of 32 px and `byol_small`'s settings; the run's own target is the teacher."""
+    return _ediy(byol_small(), name="ediy_small", source="our small version of ediy")
 
 
 def _ediy(base: Recipe, name: str, source: str, published: str = "") -> Recipe:
     """A recipe of BYOL's with E-DIY's terms."""
-    method = EDIYConfig(**{f.name: getattr(base.method, f.name) for f in fields(base.method)})
+    method = EDIYConfig(**vars(base.method))
     return replace(base, name=name, source=source, published=published, method=method)
 
 

@@ -26,7 +26,7 @@ def moco_v2() -> Recipe:
 
 
 def moco_v2_multicrop() -> Recipe:
-    """The strong baseline: four small crops of 112 px beside the standard views."""
+    """The strong baseline: two standard views and four small crops of 112 px."""
     base = moco_v2()
     return replace(
         base,

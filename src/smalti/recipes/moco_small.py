@@ -37,7 +37,7 @@ def moco_v2_small() -> Recipe:
 
 
 def moco_v2_multicrop_small() -> Recipe:
-    """Four crops of 16 px beside them."""
+    """Two views of 32 px and four crops of 16 px."""
     base = moco_v2_small()
     return replace(
         base,

@@ -88,7 +88,7 @@ def check_method(
     config.check(views)
     source = Images(3 * batch, classes)
     order = BatchOrder(num_images=3 * batch, batch_size=batch, seed=3, block=choose_block(batch, views))
-    method = make_method(config, backbone, source.class_names)
+    method = make_method(config, backbone, source)
     shown = double_views(source, views, order, step=0)
 
     _check_learning(copy.deepcopy(method), shown)
@@ -135,10 +135,12 @@ def check_processes(
             torch.testing.assert_close(held[name], value, atol=1e-8, rtol=1e-6, msg=f"two processes: {name} differs")
 
 
-def make_method(config: MethodConfig, backbone: BackboneConfig, class_names: tuple[str, ...] = ()) -> Method:
+def make_method(config: MethodConfig, backbone: BackboneConfig, source: Images) -> Method:
     """The method in float64, its weights moved off any zero that they start at, so that gradients arrive everywhere."""
     torch.manual_seed(0)
-    return _off_zero(config.build(backbone.build(), DataInfo(STATISTICS.normalize, class_names)).double())
+    return _off_zero(
+        config.build(backbone.build(), DataInfo(STATISTICS.normalize, source.class_names, len(source))).double()
+    )
 
 
 def double_views(source: Images, views: Sequence[Composition], order: BatchOrder, step: int) -> list[Canvas]:
@@ -202,7 +204,7 @@ def _check_checkpoint(recipe: Recipe, source: Images, order: BatchOrder) -> None
     """Two steps, a checkpoint, two more; and the same from the checkpoint into other weights and buffers."""
 
     def begin() -> TrainState:
-        return TrainState.begin(recipe, STATISTICS.normalize, order.steps_per_epoch, source.class_names)
+        return TrainState.begin(recipe, STATISTICS.normalize, order.steps_per_epoch, source.class_names, len(source))
 
     def train(state: TrainState, until: int) -> None:
         dataset, fabric = ViewDataset(source, recipe.views, order, STATISTICS, "device"), Fabric(accelerator="cpu")
@@ -232,7 +234,7 @@ def two_steps(
     """Losses of two steps on this process's share, and what the method then holds; see `check_processes`."""
     source = Images(3 * batch, classes)
     order = BatchOrder(num_images=3 * batch, batch_size=batch, seed=3, block=choose_block(batch // 2, views))
-    method = make_method(config, backbone, source.class_names)
+    method = make_method(config, backbone, source)
     losses = []
     for step in range(2):
         progress = replace(_LATER, step=step + 3)

@@ -1,11 +1,9 @@
 """Pre-training, from a source of images to a run folder."""
 
-import hashlib
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,6 +12,7 @@ from smalti.errors import UserError
 from smalti.images.array import ArraySource
 from smalti.images.ledger import BadFiles
 from smalti.images.memory import load_into_memory
+from smalti.images.same import describe
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
 from smalti.models.backbone import Backbone
@@ -88,7 +87,7 @@ def fit(
     """Train from where `run` stands, or from the start, to the end.
 
     Args:
-        source: the images.
+        source: the images; of a run that is continued those of `same_images`.
         run: where to write; locked by the caller.
         recipe: what to learn and how.
         statistics: normalization and range of the pixels.
@@ -110,9 +109,9 @@ def fit(
     order.check_parts(recipe.accumulate)
     for view in recipe.views:
         view.check_block(order.block_size)
-    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names)
+    state = TrainState.begin(recipe, statistics.normalize, order.steps_per_epoch, source.class_names, len(source))
     if first:  # now that the settings are known to be possible
-        run.begin(recipe.to_json(), _describe(source), resume)
+        run.begin(recipe.to_json(), lambda: describe(source) | {"pixels": asdict(statistics)}, resume)
         begun()
     if resume and run.checkpoint.exists():
         load_checkpoint(run.checkpoint, state)
@@ -161,10 +160,3 @@ def _scored_epochs(epochs: int, every: int) -> set[int]:
         return set()
     every = every or max(1, round(epochs / 10))
     return set(range(every, epochs, every)) | {epochs}
-
-
-def _describe(source: ImageSource) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for index in range(len(source)):
-        digest.update(source.image_name(index).encode() + b"\n")
-    return {"name": source.name, "images": len(source), "digest": digest.hexdigest()[:16]}

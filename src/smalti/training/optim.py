@@ -54,7 +54,7 @@ class OptimizerConfig:
             raise UserError(
                 f"warmup_epochs {self.warmup_epochs}, weight_decay {self.weight_decay}, momentum {self.momentum}",
                 "0 or more, 0 or more, and a number in [0, 1)",
-                "mend the one outside",
+                "change the one outside",
             )
         if self.drops and self.final_lr:
             raise UserError(f"drops {self.drops} and final_lr {self.final_lr}", "one of the two", "leave one out")
@@ -62,7 +62,7 @@ class OptimizerConfig:
             raise UserError(
                 f"final_lr {self.final_lr}, final_weight_decay {self.final_weight_decay}, clip_norm {self.clip_norm}",
                 "0 or more",
-                "mend the one below",
+                "raise the one below 0",
             )
 
 

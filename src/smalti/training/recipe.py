@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from smalti.errors import UserError
+from smalti.images.statistics import PixelStatistics
 from smalti.methods.method import MethodConfig
 from smalti.methods.moco import MoCoConfig
 from smalti.models.backbone import BackboneConfig
 from smalti.models.timm_backbone import TimmBackbone
+from smalti.normalize import Normalize
 from smalti.training.optim import OptimizerConfig
 from smalti.views.blocks import choose_block
 from smalti.views.plan import Composition
@@ -33,6 +35,9 @@ class Recipe:
         batch_size: images of an optimizer step, over all devices.
         accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
         block: images among which canvases are dealt; 0 for what `choose_block` says of the batch and the views.
+        mean: of every channel of pixels in [0, 1], with which they are normalized; empty for what `measure` finds in
+            the data (ImageNet's for 8-bit RGB).
+        std: the deviation of every channel, likewise.
         seed: of everything random.
         precision: "auto" is bfloat16 where the hardware computes in it, else 32 bits.
         executor: where views are made: by the loader's processes on the "host", on the training "device", or "auto":
@@ -60,6 +65,8 @@ class Recipe:
     batch_size: int = 256
     accumulate: int = 1
     block: int = 0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     seed: int = 0
     precision: Literal["auto", "bf16", "32"] = "auto"
     executor: Literal["auto", "host", "device"] = "auto"
@@ -79,6 +86,7 @@ class Recipe:
                 "a whole number of images a part",
                 "change --batch-size or --accumulate",
             )
+        Normalize(self.mean, self.std)  # raises where the two do not fit
         self.method.check(self.views)
 
     @property
@@ -95,6 +103,16 @@ class Recipe:
     def block_size(self) -> int:
         """Images among which canvases are dealt."""
         return self.block or choose_block(self.micro_batch, self.views)
+
+    def pixels(self, measured: PixelStatistics) -> PixelStatistics:
+        """The statistics of the data with the recipe's mean and deviation in place of theirs, where it has any."""
+        if self.mean and len(self.mean) != len(measured.mean):
+            raise UserError(
+                f"a recipe's mean of {len(self.mean)} channels for images of {len(measured.mean)}",
+                "one number a channel",
+                "change --mean and --std",
+            )
+        return dataclasses.replace(measured, mean=self.mean, std=self.std) if self.mean else measured
 
     def resized(self, image_size: int) -> "Recipe":
         """The recipe with every view, tile and shift scaled so that a standard view measures `image_size` pixels."""

@@ -35,7 +35,12 @@ class TrainState:
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, normalize: Normalize, steps_per_epoch: int, class_names: tuple[str, ...] = ()
+        cls,
+        recipe: Recipe,
+        normalize: Normalize,
+        steps_per_epoch: int,
+        class_names: tuple[str, ...] = (),
+        num_images: int = 0,
     ) -> "TrainState":
         """The untrained state, its weights drawn from the recipe's seed.
 
@@ -44,6 +49,7 @@ class TrainState:
             normalize: of the pixels.
             steps_per_epoch: batches an epoch; where these are parts, those beyond the last whole batch are left out.
             class_names: of the images, where they have labels.
+            num_images: in the data set, for methods that keep something for each; 0 if not known.
 
         Raises:
             UserError: the network does not take images of the views' sizes; see also `load_initial`.
@@ -51,7 +57,7 @@ class TrainState:
         torch.manual_seed(recipe.seed)
         # Targets are copies of what is built here, so they begin with the same weights.
         backbone = load_initial(recipe.init, recipe.backbone).backbone if recipe.init else recipe.backbone.build()
-        method = recipe.method.build(backbone, DataInfo(normalize, class_names))
+        method = recipe.method.build(backbone, DataInfo(normalize, class_names, num_images))
         for view in recipe.views:
             method.encoder().check_size(view.canvas_size)
         method.to(memory_format=torch.channels_last)

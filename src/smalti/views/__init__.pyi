@@ -1,6 +1,7 @@
 from .batch import Batch
 from .canvas import Canvas, Regions
 from .collate import Collate
+from .copy_paste import CopyPaste
 from .crops import Augmentation, Crop
 from .erasing import Cutout, RandomErasing
 from .finish import Normalize
@@ -10,6 +11,7 @@ from .mosaic import Mosaic
 from .plan import Composition, Plan, Tiles
 from .plot import plot_views
 from .rng import ViewRNG
+from .uneven_mosaic import UnevenMosaic
 
 __all__ = [
     "Augmentation",
@@ -17,6 +19,7 @@ __all__ = [
     "Canvas",
     "Collate",
     "Composition",
+    "CopyPaste",
     "Crop",
     "Cutout",
     "Mixture",
@@ -28,6 +31,7 @@ __all__ = [
     "Regions",
     "Tiles",
     "UnMix",
+    "UnevenMosaic",
     "ViewRNG",
     "plot_views",
 ]

@@ -31,6 +31,7 @@ class Batch:
         pixels: host executor: for each composition (N, C, L, L) canvases, uint8 or float32 in [0, 1]; else empty.
         images: device executor: (B, C, H, W) images, padded to the largest, uint8 or float32 in [0, 1]; else None.
         labels: (B,) int64, classes of the images; None where they have none.
+        indices: (B,) int64, numbers of the images in the data set; None where they are not known.
         bad: (name, reason) of the images that could not be used, others standing in for them.
 
     Example:
@@ -46,6 +47,7 @@ class Batch:
     pixels: list[Tensor] = field(default_factory=list)
     images: Tensor | None = None
     labels: Tensor | None = None
+    indices: Tensor | None = None
     bad: list[tuple[str, str]] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Batch":
@@ -69,6 +71,7 @@ def make_batch(
     views: Sequence[Composition],
     rng: ViewRNG,
     labels: Tensor | None = None,
+    indices: Tensor | None = None,
     bad: Sequence[tuple[str, str]] = (),
     executor: Literal["host", "device"] = "host",
 ) -> Batch:
@@ -79,12 +82,13 @@ def make_batch(
         views: the compositions.
         rng: of the first view; the others draw alike under their own numbers.
         labels: (B,) int64.
+        indices: (B,) int64, of the images in the data set.
         bad: (name, reason) of images that others stand in for.
         executor: "host" renders here, "device" hands on the images.
     """
     sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
     plans = [view.plan(sizes, replace(rng, view=number)) for number, view in enumerate(views)]
-    batch = Batch(step=rng.step, plans=plans, labels=labels, bad=list(bad))
+    batch = Batch(step=rng.step, plans=plans, labels=labels, indices=indices, bad=list(bad))
     if executor == "device":
         return replace(batch, images=_stack(images))
     return replace(batch, pixels=_render(plans, images))
@@ -95,9 +99,11 @@ def canvases(batch: Batch, views: Sequence[Composition], normalize: Normalize) -
     pixels = batch.pixels if batch.images is None else [render(plan, batch.images) for plan in batch.plans]
     rendered = zip(views, batch.plans, pixels, strict=True)
     finished = [finish(view, plan, canvas, normalize) for view, plan, canvas in rendered]
-    if batch.labels is None:
-        return finished
-    return [replace(canvas, regions=canvas.regions.labeled(batch.labels)) for canvas in finished]
+    if batch.labels is not None:
+        finished = [replace(canvas, regions=canvas.regions.labeled(batch.labels)) for canvas in finished]
+    if batch.indices is not None:
+        finished = [replace(canvas, regions=canvas.regions.numbered(batch.indices)) for canvas in finished]
+    return finished
 
 
 def _stack(images: Sequence[NDArray[Any]]) -> Tensor:

@@ -19,7 +19,7 @@ from smalti.normalize import IMAGENET, Normalize
 from smalti.views.batch import Batch, canvases, make_batch
 from smalti.views.blocks import choose_block
 from smalti.views.canvas import Canvas
-from smalti.views.items import read_items
+from smalti.views.items import read_indices, read_items
 from smalti.views.plan import Composition
 from smalti.views.rng import ViewRNG, mix
 
@@ -30,7 +30,8 @@ class Collate:
     """Turns the items of a batch into views: a list with one `Canvas` for each composition.
 
     An item is an image, (image, label), or a dictionary of Hugging Face's or webdataset's; see
-    `smalti.views.items.read_items`. PIL images are best: they stay 8-bit, whereas `ToTensor` makes floats of them.
+    `smalti.views.items.read_items`. A dictionary's "index" is the image's number in the data set, which a memory bank
+    asks for. PIL images are best: they stay 8-bit, whereas `ToTensor` makes floats of them.
 
     **What is random.** A collate function is told neither the step nor the epoch, so a hash of the batch's pixels takes
     their place: views are a function of (seed, epoch as set, images of the batch in their order) and of nothing else.
@@ -107,7 +108,7 @@ class Collate:
             first=0,
             block=self._block(len(images)),
         )
-        return make_batch(images, self.views, rng, labels)
+        return make_batch(images, self.views, rng, labels, read_indices(items))
 
     def finish(self, batch: Batch) -> list[Canvas]:
         """What `render` made -> canvases, normalized and blended on the device that the batch is on."""

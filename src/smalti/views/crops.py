@@ -4,6 +4,7 @@ Legend: B images, R crops of each.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ class Augmentation:
     """Strengths and probabilities of what happens to a crop; the defaults are MoCo-v2's (arXiv:2003.04297).
 
     Attributes:
+        interpolation: of the resize to the view, antialiased: "bilinear", or "bicubic" as in BYOL and DINO.
         flip: probability of a mirror image.
         jitter: probability of a change of brightness, contrast, saturation and hue, in random order.
-        brightness: factor drawn from [1 - b, 1 + b].
-        contrast: likewise.
+        brightness: b, of which "factor" draws a factor from [1 - b, 1 + b], "shift" what is added from [-b, b].
+        brightness_mode: "factor", or BYOL's "shift" of values in [0, 1], which moves a view's mean twice as far.
+        contrast: factor drawn from [1 - c, 1 + c].
         saturation: likewise.
         hue: turn drawn from [-h, h], in [0, 0.5].
         gray: probability of losing the colors.
@@ -40,9 +43,11 @@ class Augmentation:
         0.2
     """
 
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.5
     jitter: float = 0.8
     brightness: float = 0.4
+    brightness_mode: Literal["factor", "shift"] = "factor"
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
@@ -53,6 +58,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         require_fraction(self, "flip", "jitter", "gray", "blur", "solarize", "brightness", "contrast", "saturation")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UserError(f"interpolation {self.interpolation!r}", "'bilinear' or 'bicubic'", "use one of them")
+        if self.brightness_mode not in ("factor", "shift"):
+            raise UserError(f"brightness_mode {self.brightness_mode!r}", "'factor' or 'shift'", "use one of them")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"augmentation.hue {self.hue}", "a part of the color wheel", "use 0 to 0.5")
         if not 0 < self.sigma[0] <= self.sigma[1]:
@@ -143,6 +152,7 @@ def draw_tiles(
     tiles: dict[str, NDArray] = {
         "image": np.repeat(np.arange(len(sizes))[:, None], crops, axis=1),
         "crop": _draw_boxes(sizes, rng, crops, scale, ratio),
+        "bicubic": np.full((len(sizes), crops), augmentation.interpolation == "bicubic"),
         "flip": rng.per_image("flip", crops)[..., 0] < augmentation.flip,
     }
     return tiles | _draw_blur(rng, crops, augmentation) | _draw_colors(rng, crops, augmentation)
@@ -182,9 +192,13 @@ def _draw_colors(rng: ViewRNG, crops: int, augmentation: Augmentation) -> dict[s
         strength = getattr(augmentation, name)
         factor = _between(rng.per_image(name, crops)[..., 0], (1 - strength, 1 + strength))
         colors[name] = np.where(jitter, factor, 1.0)
+    colors["shift"] = np.zeros_like(colors["brightness"])
+    if augmentation.brightness_mode == "shift":
+        colors["shift"], colors["brightness"] = colors["brightness"] - 1, np.ones_like(colors["shift"])
     turn = _between(rng.per_image("hue", crops)[..., 0], (-augmentation.hue, augmentation.hue))
     colors["hue"] = np.where(jitter, turn, 0.0)
-    # In a random order of the four changes only contrast and saturation feel on which side of hue they stand.
+    # In a random order of the four changes only contrast and saturation feel on which side of hue they stand: either
+    # change of brightness gives the same before the others as after them, up to clamping.
     rank = rng.per_image("order", crops, 3)
     colors["contrast_last"] = rank[..., 0] > rank[..., 2]
     colors["saturation_last"] = rank[..., 1] > rank[..., 2]

@@ -47,6 +47,13 @@ def read_items(items: Sequence[Any], channels: int) -> tuple[list[NDArray[Any]],
     return images, torch.tensor([_to_label(label) for label in labels])
 
 
+def read_indices(items: Sequence[Any]) -> Tensor | None:
+    """The numbers in the data set of B items, (B,) int64, where all are dictionaries with an integer "index"."""
+    found = [item.get("index") for item in items if isinstance(item, Mapping)]
+    indices = [int(index) for index in found if isinstance(index, Integral)]
+    return torch.tensor(indices) if len(indices) == len(items) else None
+
+
 def _split(item: Any) -> tuple[Any, Any]:
     """An item's image, and its label or None."""
     if isinstance(item, Mapping):

@@ -155,7 +155,7 @@ class ViewDataset(Dataset[Batch]):
             block=self._order.block_size,
         )
         labels = None if self._source.labels is None else torch.from_numpy(self._source.labels[indices])
-        return make_batch(images, self._views, rng, labels, bad, self._executor)
+        return make_batch(images, self._views, rng, labels, torch.from_numpy(indices), bad, self._executor)
 
     def _read(self, wanted: int, taken: set[int], bad: list[tuple[str, str]]) -> tuple[NDArray[Any], int]:
         """The image, or in place of a bad one another that no one has taken: always the same for the same batch."""

@@ -6,7 +6,9 @@ pastes boxes of one onto another.
 Legend: N canvases, one an image, n images in a blend, m boxes on a canvas, L side of a canvas, b images in a block.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from smalti.checks import require_count, require_fraction, require_not_negative,
 from smalti.errors import UserError
 from smalti.views.altered import AlteredCrop, inside
 from smalti.views.canvas import Canvas
-from smalti.views.plan import Floats, Ints, Plan
+from smalti.views.plan import Bools, Floats, Ints, Plan
 from smalti.views.rng import ViewRNG
 
 
@@ -44,16 +46,21 @@ class MixturePlan(Plan):
 class Mixture(AlteredCrop):
     """One crop of every image, mixed with those of others: globally, by regions, or both; fit to be a standard view.
 
-    Global mixture blends n images one after the other, and the canvas's own image comes last, so that it dominates
-    (Eq. 3). Region mixture keeps the own image as the context, decays it, and pastes boxes of n - 1 others (Eq. 4, 5).
-    Where both happen the boxes are cut out of blends and pasted onto a blend, as in the released code. The positive
-    of a canvas is always its own image. Partners are different images of the same block. All mixtures of a batch draw
-    alike, so query and key of an image are mixed with the same images in the same way (released code).
+    Global mixture blends n images one after the other (Eq. 3). Region mixture keeps the own image as the context,
+    decays it, and pastes boxes of n - 1 others (Eq. 4, 5). Where both happen the boxes are cut out of blends and pasted
+    onto a blend, as in the released code. The positive of a canvas is always its own image. Partners are different
+    images of the same block. All mixtures of a batch draw alike, so query and key of an image are mixed with the same
+    images in the same way (released code).
+
+    Eq. 3 does not say which of its images is the own one, nor does the text say what a probability is of. By default
+    the own image is the last, which dominates, and all partners are mixed in or none. The released code begins with
+    the own image and draws for every partner (`own_first`, `each_partner`): of 3 partners with a probability of 0.5
+    one or more is mixed in 7 times of 8, and then 0.34 of a blend is its own image on average.
 
     The context decays towards 0 on normalized pixels, the mean color, as in the released code, not towards black.
 
     The defaults are the best of the paper's tables for MoCo; for CMC a global probability of 0.1 is better. The
-    released defaults are 2 images and a probability of 0.1 for both, drawn anew for every image mixed in, and decay 1.
+    released defaults are 2 partners, a probability of 0.1 for both, and decay 1.
 
     Attributes:
         global_probability: of a global mixture.
@@ -63,6 +70,9 @@ class Mixture(AlteredCrop):
         region_images: n of Eq. 4 and 5, 2 or more: the context and n - 1 boxes.
         region_beta: of Beta(beta, beta), from which the part of the canvas that a CutMix box leaves free is drawn.
         decay: lambda_Decay of Eq. 4, in [0, 1]; 1 for none.
+        own_first: the own image is I_1 of Eq. 3, else I_n.
+        each_partner: the probabilities are those of every partner by itself, and the context decays only if the first
+            one's box is pasted; else they are of all partners together.
 
     Example:
         >>> from smalti.views import Collate, Mixture
@@ -79,6 +89,8 @@ class Mixture(AlteredCrop):
     region_images: int = 5
     region_beta: float = 1.0
     decay: float = 0.2
+    own_first: bool = False
+    each_partner: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,19 +105,17 @@ class Mixture(AlteredCrop):
         """One canvas an image: N = B, K = 1."""
         self.check_block(rng.block)
         alike = replace(rng, view=0)  # whichever the view, so that query and key are mixed alike
-        count, steps = len(sizes), self.global_images - 1
-        globally = alike.per_canvas("global", count)[:, 0] < self.global_probability
-        alpha = betaincinv(self.global_alpha, self.global_alpha, alike.per_canvas("alpha", count, steps))
-        partners = _partners(alike, "global partners", steps)
-        by_regions = alike.per_canvas("region", count)[:, 0] < self.region_probability
-        boxes = _draw_boxes(alike, self.region_images - 1, self.region_beta, self.size)
+        blended, pasted = self.global_images - 1, self.region_images - 1
+        by_regions = self._draw_mixed(alike, "region", pasted, self.region_probability)
+        draw = partial(alike.per_canvas, canvases=len(sizes), numbers=pasted)
+        boxes = _draw_boxes(draw, self.region_beta, self.size)
         return MixturePlan(
             **vars(self.plan_crops(sizes, rng)),
-            layers=np.column_stack([partners, np.arange(count)]),
-            weights=_iterate(np.where(globally[:, None], alpha, 1.0)),
-            context=np.where(by_regions, self.decay, 1.0),
-            pasted=_partners(alike, "region partners", self.region_images - 1),
-            boxes=np.where(by_regions[:, None, None], boxes, 0),
+            layers=np.column_stack([draw_partners(alike, "global partners", blended), np.arange(len(sizes))]),
+            weights=self._draw_weights(alike),
+            context=np.where(by_regions[:, 0], self.decay, 1.0),
+            pasted=draw_partners(alike, "region partners", pasted),
+            boxes=np.where(by_regions[..., None], boxes, 0),
         )
 
     def apply(self, canvas: Canvas, plan: Plan) -> Canvas:
@@ -114,22 +124,38 @@ class Mixture(AlteredCrop):
         blended = blend(canvas.pixels, plan)
         return replace(canvas, pixels=paste(blended, blended, plan))
 
+    def _draw_mixed(self, rng: ViewRNG, field: str, partners: int, probability: float) -> Bools:
+        """(N, partners) which are mixed in."""
+        drawn = rng.per_canvas(field, len(rng.images), partners if self.each_partner else 1) < probability
+        return np.broadcast_to(drawn, (len(drawn), partners))
+
+    def _draw_weights(self, rng: ViewRNG) -> Floats:
+        """(N, n) parts of the partners in the blend, and of the own image last, whichever its place in Eq. 3."""
+        steps = self.global_images - 1
+        alpha = betaincinv(self.global_alpha, self.global_alpha, rng.per_canvas("alpha", len(rng.images), steps))
+        mixed = self._draw_mixed(rng, "global", steps, self.global_probability)
+        place = 0 if self.own_first else steps
+        present = np.insert(mixed, place, True, axis=1)  # (N, n)
+        begun = np.logical_or.accumulate(present, axis=1)[:, :-1]  # there is something for a step to mix an image with
+        weights = _iterate(np.where(present[:, 1:], np.where(begun, alpha, 1.0), 0.0))
+        return np.column_stack([np.delete(weights, place, axis=1), weights[:, place]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnMix(AlteredCrop):
     """A view's own crops, each mixed with one other: two regions, both the whole canvas, weighted by their parts.
 
-    With parts lambda and 1 - lambda the weights are 2 lambda and 2 (1 - lambda), because losses are averaged over the
-    two regions: what comes out is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order). The loss of the unmixed
-    view beside it is that of the view itself.
+    The weights are lambda and 1 - lambda, so the loss is lambda * L(mixed) + (1 - lambda) * L(mixed, reversed order).
+    The loss of the unmixed crops is that of the view which they are taken from.
 
-    Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box;
-    here every canvas draws its own.
+    Partners are the block reversed: the released code reverses the batch. There a batch has one lambda and one box
+    (`per_batch`); by default every canvas draws its own.
 
     Attributes:
         of: position of the view whose very crops are mixed, of the same size, scale, ratio and augmentation.
         global_probability: of blending the two; otherwise a box of the partner is pasted.
         beta: of Beta(beta, beta), from which lambda is drawn.
+        per_batch: lambda, the box, and which of the two mixes are drawn once for all canvases of a batch.
 
     Example:
         >>> from smalti.views import Collate, Crop, UnMix
@@ -142,6 +168,7 @@ class UnMix(AlteredCrop):
     of: int = 0
     global_probability: float = 0.5
     beta: float = 1.0
+    per_batch: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,16 +190,17 @@ class UnMix(AlteredCrop):
         count = len(sizes)
         own = np.arange(count)
         partner = own // rng.block * rng.block + rng.block - 1 - own % rng.block
-        globally = rng.per_canvas("global", count)[:, 0] < self.global_probability
-        drawn = betaincinv(self.beta, self.beta, rng.per_canvas("alpha", count)[:, 0])
-        boxes = np.where(globally[:, None, None], 0, _draw_boxes(rng, 1, self.beta, self.size))
+        draw = partial(self._draw, rng)
+        globally = draw("global")[:, 0] < self.global_probability
+        drawn = betaincinv(self.beta, self.beta, draw("alpha")[:, 0])
+        boxes = np.where(globally[:, None, None], 0, _draw_boxes(draw, self.beta, self.size))
         kept = np.where(globally, drawn, 1.0)
         part = np.where(globally, drawn, 1 - _areas(boxes)[:, 0] / self.size**2)  # lambda, what is seen of the own
         regions = replace(
             crops.regions,
             source=torch.from_numpy(np.column_stack([own, partner])),
             boxes=crops.regions.boxes.expand(-1, 2, -1),
-            weight=torch.from_numpy(2 * np.column_stack([part, 1 - part])).float(),
+            weight=torch.from_numpy(np.column_stack([part, 1 - part])).float(),
         )
         return MixturePlan(
             **vars(crops) | {"regions": regions},
@@ -187,6 +215,11 @@ class UnMix(AlteredCrop):
         """lambda * I_i + (1 - lambda) * I_partner, or a box of the partner's crop on I_i."""
         assert isinstance(plan, MixturePlan)
         return replace(canvas, pixels=paste(blend(canvas.pixels, plan), canvas.pixels, plan))
+
+    def _draw(self, rng: ViewRNG, field: str) -> Floats:
+        """(N, 1) uniform numbers."""
+        count = len(rng.images)
+        return np.broadcast_to(rng.per_batch(field), (count, 1)) if self.per_batch else rng.per_canvas(field, count)
 
 
 def blend(pixels: Tensor, plan: MixturePlan) -> Tensor:
@@ -217,7 +250,7 @@ def _check_block(block: int, images: int) -> None:
         )
 
 
-def _partners(rng: ViewRNG, field: str, count: int) -> Ints:
+def draw_partners(rng: ViewRNG, field: str, count: int) -> Ints:
     """(N, count) canvases of the same block, none twice nor the canvas itself."""
     canvas = np.arange(len(rng.images))
     order = rng.per_canvas(field, len(canvas), rng.block)
@@ -226,18 +259,23 @@ def _partners(rng: ViewRNG, field: str, count: int) -> Ints:
 
 
 def _iterate(alpha: Floats) -> Floats:
-    """Coefficients alpha_1 ... alpha_{n-1} (N, n - 1) of Eq. 3 -> (N, n) what each of the n images comes to."""
+    """Coefficients alpha_1 ... alpha_{n-1} (N, n - 1) of Eq. 3 -> (N, n) the parts of the n images in its order."""
     one = np.ones((len(alpha), 1))
     later = np.cumprod(1 - alpha[:, ::-1], axis=1)[:, ::-1]  # beta_k * ... * beta_{n-1}
     return np.hstack([one, alpha]) * np.hstack([later, one])
 
 
-def _draw_boxes(rng: ViewRNG, count: int, beta: float, size: int) -> Ints:
-    """(N, count, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random center, sides of L * sqrt(1 - lambda)."""
-    canvases = len(rng.images)
-    free = betaincinv(beta, beta, rng.per_canvas("free", canvases, count))  # lambda
+def _draw_boxes(draw: Callable[[str], Floats], beta: float, size: int) -> Ints:
+    """(N, m, 4) CutMix boxes (arXiv:1905.04899, appendix A): a random center, sides of L * sqrt(1 - lambda).
+
+    Args:
+        draw: (N, m) uniform numbers for a field.
+        beta: of Beta(beta, beta), from which lambda is drawn.
+        size: L, pixels.
+    """
+    free = betaincinv(beta, beta, draw("free"))  # lambda
     half = np.floor(size * np.sqrt(1 - free)).astype(np.int64) // 2
-    center = np.floor(size * np.stack([rng.per_canvas(f"box {axis}", canvases, count) for axis in "xy"], axis=-1))
+    center = np.floor(size * np.stack([draw(f"box {axis}") for axis in "xy"], axis=-1))
     center = center.astype(np.int64)
     return np.concatenate([center - half[..., None], center + half[..., None]], axis=-1).clip(0, size)
 

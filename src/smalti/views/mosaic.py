@@ -29,7 +29,8 @@ class Mosaic(Composition):
         ratio: range of its width over its height.
         max_shift: theta, the furthest a canvas is moved either way, pixels; 0 switches the jitter off.
         alpha: of Beta(alpha, alpha), from which the shift is drawn (Eq. 5); below 1 large shifts are likely.
-        weigh_visible: weigh a region by the square root of its visible part, else by 1 (0 where nothing is left).
+        weigh_visible: a region's weight is 1/K times the square root of its visible part, else 1/K (0 where nothing is
+            left), K being the regions of a canvas.
         background: "images", or for appendix C's control "noise": every crop alone in a corner of its own canvas,
             the rest Gaussian noise (M times as many canvases).
         augmentation: what happens to each crop.
@@ -78,18 +79,14 @@ class Mosaic(Composition):
         return replace(self, tile_size=round(self.tile_size * factor), max_shift=round(self.max_shift * factor))
 
     def check_block(self, block: int) -> None:
-        if self.background == "images" and block < self.tiles:
-            raise UserError(
-                f"{block} images to deal mosaics of {self.tiles} tiles from",
-                f"at least {self.tiles}, since no image may be on a canvas twice",
-                "give a larger --batch-size or --block",
-            )
+        if self.background == "images":
+            check_mosaic_block(block, self.tiles)
 
     def plan(self, sizes: Ints, rng: ViewRNG) -> Plan:
         """Algorithm 1 of appendix D, every canvas with its own jitter; N = B, K = M (noise: N = B * M, K = 1)."""
         tiles = flatten(draw_tiles(sizes, rng, self.tiles, self.scale, self.ratio, self.augmentation))
         self.check_block(rng.block)
-        slots = self._lonely_slots(rng) if self.background == "noise" else self._dealt_slots(rng)
+        slots = self._lonely_slots(rng) if self.background == "noise" else deal_slots(rng, self.tiles)
         offset = self._draw_offset(rng, len(slots))
         return Plan(
             tiles=tiles,
@@ -97,21 +94,17 @@ class Mosaic(Composition):
             slots=slots,
             offset=offset,
             canvas_size=self.canvas_size,
-            regions=self._regions(slots, offset, tiles.image),
+            regions=mosaic_regions(
+                slots,
+                tiles.image,
+                offset,
+                tile_size=self.tile_size,
+                canvas_size=self.canvas_size,
+                weigh_visible=self.weigh_visible,
+            ),
             background="noise" if self.background == "noise" else "zero",
             noise_key=(rng.per_canvas("noise", len(slots))[:, 0] * 2**62).astype(np.int64),
         )
-
-    def _dealt_slots(self, rng: ViewRNG) -> Ints:
-        """(N, G, G) tile in each cell: every crop on one canvas, every canvas with crops of M different images."""
-        dealt = np.concatenate(
-            [
-                assign_tiles(rng, block, self.tiles) + start * self.tiles
-                for start, block in zip(range(0, len(rng.images), rng.block), rng.blocks(), strict=True)
-            ]
-        )
-        cells = rng.per_canvas("cells", len(dealt), self.tiles).argsort(axis=1)
-        return np.take_along_axis(dealt, cells, axis=1).reshape(-1, self.grid, self.grid)
 
     def _lonely_slots(self, rng: ViewRNG) -> Ints:
         """(N, G, G) every crop in a random cell of its own canvas, the other cells empty (-1)."""
@@ -126,22 +119,58 @@ class Mosaic(Composition):
         u = betaincinv(self.alpha, self.alpha, rng.per_canvas("jitter", canvases, 2))
         return np.rint(self.max_shift * (2 * u - 1)).astype(np.int64)
 
-    def _regions(self, slots: Ints, offset: Ints, image: Ints) -> Regions:
-        cells = np.arange(self.grid) * self.tile_size
-        x0 = offset[:, 0, None, None] + cells[None, None, :]  # (N, 1, G)
-        y0 = offset[:, 1, None, None] + cells[None, :, None]  # (N, G, 1)
-        x0, y0 = np.broadcast_arrays(x0, y0)
-        boxes = np.stack([x0, y0, x0 + self.tile_size, y0 + self.tile_size], axis=-1)  # Eq. 6
-        filled = slots >= 0
-        boxes = boxes[filled].clip(0, self.canvas_size).reshape(len(slots), -1, 4)
-        visible = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) / self.tile_size**2
-        weight = np.sqrt(visible) if self.weigh_visible else (visible > 0).astype(np.float64)
-        return Regions(
-            source=torch.from_numpy(image[slots[filled]].reshape(len(slots), -1)),
-            boxes=torch.from_numpy(boxes).float(),
-            weight=torch.from_numpy(weight).float(),
-            whole=False,
+
+def check_mosaic_block(block: int, tiles: int) -> None:
+    """Raise UserError where a block has fewer images than a mosaic has tiles."""
+    if block < tiles:
+        raise UserError(
+            f"{block} images to deal mosaics of {tiles} tiles from",
+            f"at least {tiles}, since no image may be on a canvas twice",
+            "give a larger --batch-size or --block",
         )
+
+
+def deal_slots(rng: ViewRNG, tiles: int) -> Ints:
+    """(N, G, G) crop in each cell: each of an image's M on one canvas, each canvas with crops of M different images."""
+    dealt = np.concatenate(
+        [
+            assign_tiles(rng, block, tiles) + start * tiles
+            for start, block in zip(range(0, len(rng.images), rng.block), rng.blocks(), strict=True)
+        ]
+    )
+    cells = rng.per_canvas("cells", len(dealt), tiles).argsort(axis=1)
+    grid = math.isqrt(tiles)
+    return np.take_along_axis(dealt, cells, axis=1).reshape(-1, grid, grid)
+
+
+def mosaic_regions(
+    slots: Ints, image: Ints, offset: Ints, *, tile_size: int, canvas_size: int, weigh_visible: bool
+) -> Regions:
+    """What is seen of the tiles of every canvas, by rows of its grid.
+
+    Args:
+        slots: (N, G, G) tile in each cell; -1 for none.
+        image: (T,) of each tile.
+        offset: (N, 2) by which the grid is moved, pixels.
+        tile_size: side of a tile, pixels.
+        canvas_size: side of a canvas, pixels.
+        weigh_visible: weigh a region by the square root of its visible part, else by 1 (0 where nothing is left).
+    """
+    cells = np.arange(slots.shape[1]) * tile_size
+    x0 = offset[:, 0, None, None] + cells[None, None, :]  # (N, 1, G)
+    y0 = offset[:, 1, None, None] + cells[None, :, None]  # (N, G, 1)
+    x0, y0 = np.broadcast_arrays(x0, y0)
+    boxes = np.stack([x0, y0, x0 + tile_size, y0 + tile_size], axis=-1)  # Eq. 6
+    filled = slots >= 0
+    boxes = boxes[filled].clip(0, canvas_size).reshape(len(slots), -1, 4)
+    visible = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) / tile_size**2
+    weight = np.sqrt(visible) if weigh_visible else (visible > 0).astype(np.float64)
+    return Regions(
+        source=torch.from_numpy(image[slots[filled]].reshape(len(slots), -1)),
+        boxes=torch.from_numpy(boxes).float(),
+        weight=torch.from_numpy(weight / weight.shape[1]).float(),
+        whole=False,
+    )
 
 
 def assign_tiles(rng: ViewRNG, block: int, crops: int) -> Ints:

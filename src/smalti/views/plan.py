@@ -28,9 +28,11 @@ class Tiles:
     Attributes:
         image: (T,) position in this rank's batch.
         crop: (T, 4) xyxy, whole pixels of the source image, right and bottom exclusive.
+        bicubic: (T,) resized by bicubic interpolation, else by bilinear; antialiased in either case.
         flip: (T,) mirrored left to right.
-        sigma: (T,) of the Gaussian blur, pixels of the tile; 0 for none.
+        sigma: (T,) of the Gaussian blur, pixels of the tile as it is made, before any is left out; 0 for none.
         brightness: (T,) factor; 1 for none.
+        shift: (T,) what is added to values in [0, 1] to change their brightness; 0 for none.
         contrast: (T,) factor; 1 for none.
         saturation: (T,) factor; 1 for none.
         hue: (T,) turn of the color wheel in [-0.5, 0.5]; 0 for none.
@@ -49,9 +51,11 @@ class Tiles:
 
     image: Ints
     crop: Ints
+    bicubic: Bools
     flip: Bools
     sigma: Floats
     brightness: Floats
+    shift: Floats
     contrast: Floats
     saturation: Floats
     hue: Floats
@@ -75,6 +79,8 @@ class Plan:
         offset: (N, 2) x and y by which the grid is moved on its canvas, pixels; what leaves the canvas is lost.
         canvas_size: side of a canvas, pixels.
         regions: what is where.
+        stride: tiles are made so many times as large, and every stride-th of their rows and columns is kept, from the
+            first on; 1 for all.
         background: what fills pixels that no tile covers, after normalization: zeros, or Gaussian noise of mean 0
             and deviation 1.
         noise_key: (N,) seeds of the noise.
@@ -93,6 +99,7 @@ class Plan:
     offset: Ints
     canvas_size: int
     regions: Regions
+    stride: int = 1
     background: Literal["zero", "noise"] = "zero"
     noise_key: Ints | None = None
 
@@ -119,6 +126,10 @@ class Plan:
 @dataclass(frozen=True)
 class Composition(ABC):
     """A way of composing a batch of images: subclass it as a frozen dataclass whose fields are settings.
+
+    The regions of a plan are what a method learns from. Losses are summed over the regions of a canvas by their weights
+    and averaged over canvases, so the weights of a canvas add up to 1 (a whole canvas 1, each of M tiles 1/M, two mixed
+    images lambda and 1 - lambda), or to less where parts of it are not to be learned from.
 
     Example:
         >>> from dataclasses import replace

@@ -4,7 +4,7 @@ Crop, antialiased resize, flip and blur are linear and separable, so a tile is `
 a whole batch built from the plan: two batched matrix products on whatever device the images are. Colors follow as
 matrices too, and one gather lays the tiles out on their canvases.
 
-Legend: T tiles, B images, C channels, N canvases, S side of a tile, L side of a canvas.
+Legend: T tiles, B images, C channels, N canvases, S side of a tile as it is made, L side of a canvas.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smalti.views.color import after_hue, before_hue
-from smalti.views.plan import Floats, Ints, Plan, Tiles
+from smalti.views.plan import Bools, Floats, Ints, Plan, Tiles
 from smalti.views.render_host import blur_radius
 
 
@@ -30,7 +30,7 @@ def render(plan: Plan, images: Tensor) -> Tensor:
     tiles = _resample(plan, images)
     if tiles.shape[1] == 3:
         tiles = _color(plan.tiles, tiles)
-    return _lay_out(plan, tiles)
+    return _lay_out(plan, tiles[..., :: plan.stride, :: plan.stride])
 
 
 def _resample(plan: Plan, images: Tensor) -> Tensor:
@@ -41,31 +41,61 @@ def _resample(plan: Plan, images: Tensor) -> Tensor:
     # The weights are drawn up where the images are, in double precision unless they end in half.
     precision = torch.float32 if product == torch.float16 else torch.float64
     exact: dict[str, Any] = {"device": images.device, "dtype": precision}
-    tiles, size = plan.tiles, plan.tile_size
+    tiles, size = plan.tiles, plan.tile_size * plan.stride
     height, width = images.shape[-2:]
-    rows = _resize_matrices(tiles.crop[:, 1], tiles.crop[:, 3], size, height, **exact)  # (T, S, H)
-    columns = _resize_matrices(tiles.crop[:, 0], tiles.crop[:, 2], size, width, **exact)  # (T, S, W)
-    if len(blurred := np.flatnonzero(tiles.sigma)):
+    rows = _resize_matrices(tiles.crop[:, 1::2], tiles.bicubic, size, height, **exact)  # (T, S, H)
+    columns = _resize_matrices(tiles.crop[:, 0::2], tiles.bicubic, size, width, **exact)  # (T, S, W)
+    bicubic = bool(tiles.bicubic.any())  # which overshoots at edges: there values are clamped before they are blurred
+    if len(blurred := np.flatnonzero((tiles.sigma > 0) & ~tiles.bicubic)):
         blur, where = _blur_matrices(tiles.sigma[blurred], size, **exact), _like(blurred, images, torch.long)
         rows[where], columns[where] = blur @ rows[where], blur @ columns[where]
     columns = torch.where(_like(tiles.flip, images, torch.bool)[:, None, None], columns.flip(1), columns)
     source = images[_like(tiles.image, images, torch.long)].to(product)  # (T, C, H, W)
-    out = rows.to(product)[:, None] @ source @ columns.to(product).mT[:, None]
-    return out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
+    out = source @ columns.to(product).mT[:, None]
+    if bicubic and images.dtype == torch.uint8:
+        out = out.clamp_(0, 255)  # as PIL and the host do on 8 bits between the two passes
+    out = rows.to(product)[:, None] @ out
+    out = out.to(dtype) / 255 if images.dtype == torch.uint8 else out.to(dtype)
+    if bicubic:
+        out = out.clamp_(0, 1)
+    if len(blurred := np.flatnonzero((tiles.sigma > 0) & tiles.bicubic)):
+        blur = _blur_matrices(tiles.sigma[blurred], size, **exact).to(product)[:, None]
+        where = _like(blurred, images, torch.long)
+        out[where] = (blur @ out[where].to(product) @ blur.mT).to(dtype)
+    return out
 
 
 def _resize_matrices(
-    start: Ints, stop: Ints, size: int, length: int, *, device: torch.device, dtype: torch.dtype
+    edges: Ints, bicubic: Bools, size: int, length: int, *, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """(T, S, length) the antialiased bilinear resize of pixels [start, stop) to S, as torch's interpolate has it."""
-    begin, end = (torch.from_numpy(edge).to(device, dtype)[:, None, None] for edge in (start, stop))
+    """(T, S, length) the antialiased resize of pixels [start, stop) to S, as torch's interpolate has it.
+
+    Args:
+        edges: (T, 2) start and stop.
+        bicubic: (T,) by the cubic kernel, else by the triangle.
+        size: S, pixels.
+        length: of the image, pixels.
+        device: of the matrices.
+        dtype: of the matrices.
+    """
+    begin, end = torch.from_numpy(edges).to(device, dtype)[:, :, None, None].unbind(dim=1)  # each (T, 1, 1)
     scale = (end - begin) / size
     center = begin + scale * (torch.arange(size, device=device) + 0.5)[None, :, None]  # (T, S, 1)
     pixel = (torch.arange(length, device=device) + 0.5)[None, None, :]
     # In place from here on: there are hundreds of megabytes of weights in a large batch.
-    weight = (pixel - center).abs_().div_(-scale.clamp(min=1)).add_(1).clamp_(min=0)
+    weight = (pixel - center).abs_().div_(scale.clamp(min=1))  # the distance
+    cubic = torch.from_numpy(np.flatnonzero(bicubic)).to(device)
+    cubic_weight = _cubic_kernel(weight[cubic])
+    weight.neg_().add_(1).clamp_(min=0)
+    weight[cubic] = cubic_weight
     weight *= (pixel > begin) & (pixel < end)
     return weight.div_(weight.sum(dim=-1, keepdim=True))
+
+
+def _cubic_kernel(distance: Tensor) -> Tensor:
+    """Keys' cubic kernel (1981) with a = -1/2, as PIL has it, by how far it is to where its pieces end, at 2 and 1."""
+    outer, inner = (2 - distance).clamp_(min=0), (1 - distance).clamp_(min=0)
+    return outer**2 * (outer - 1) / 2 + inner**2 * (1 - 2 * inner)
 
 
 def _blur_matrices(sigma: Floats, size: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -94,9 +124,9 @@ def _color(tiles: Tiles, pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats) -> Tensor:
+def _affine(pixels: Tensor, of_pixel: Floats, of_mean: Floats, added: Floats) -> Tensor:
     mean = pixels.mean(dim=(2, 3))[..., None]  # (T, 3, 1)
-    offset = _like(of_mean, pixels) @ mean
+    offset = _like(of_mean, pixels) @ mean + _like(added, pixels)[:, None, None]
     changed = torch.baddbmm(offset, _like(of_pixel, pixels), pixels.flatten(2))
     return changed.clamp(0, 1).view_as(pixels)
 
@@ -120,7 +150,7 @@ def _turn_hue(pixels: Tensor, turn: Tensor) -> Tensor:
 
 
 def _lay_out(plan: Plan, tiles: Tensor) -> Tensor:
-    """(T, C, S, S) -> (N, C, L, L)."""
+    """Tiles of the size they have on a canvas -> (N, C, L, L)."""
     if plan.slots.shape[1] == 1 and not plan.offset.any():
         return tiles[torch.from_numpy(plan.slots[:, 0, 0]).to(tiles.device)]
     size, grid = plan.tile_size, plan.slots.shape[1]

@@ -53,12 +53,16 @@ class HostRenderer:
     def _render(self, tile: int, image: Pixels) -> Pixels:
         tiles = self._plan.tiles
         x0, y0, x1, y1 = tiles.crop[tile]
-        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size)
+        stride = self._plan.stride
+        mode = "bicubic" if tiles.bicubic[tile] else "bilinear"
+        pixels = _resize(image[y0:y1, x0:x1], self._plan.tile_size * stride, mode)
         if tiles.sigma[tile] > 0:
             pixels = _blur(pixels, float(tiles.sigma[tile]))
         if pixels.shape[2] == 3:
             pixels = self._color(tile, pixels)
-        return _with_channels(cv2.flip(pixels, 1)) if tiles.flip[tile] else pixels
+        if tiles.flip[tile]:
+            pixels = _with_channels(cv2.flip(pixels, 1))
+        return pixels[::stride, ::stride]
 
     def _color(self, tile: int, pixels: Pixels) -> Pixels:
         tiles = self._plan.tiles
@@ -84,13 +88,15 @@ class _Affine:
     Args:
         of_pixel: (T, 3, 3) factors of the pixel.
         of_mean: (T, 3, 3) factors of the tile's mean color.
+        added: (T,) to values in [0, 1].
     """
 
-    def __init__(self, of_pixel: Floats, of_mean: Floats) -> None:
+    def __init__(self, of_pixel: Floats, of_mean: Floats, added: Floats) -> None:
+        self._added = added
         self._matrix = np.concatenate([of_pixel, np.zeros((len(of_pixel), 3, 1))], axis=2)  # (T, 3, 4)
         self._of_mean = of_mean
         self._reads_mean: Bools = np.asarray(of_mean.any(axis=(1, 2)))
-        self._changes: Bools = np.asarray(self._reads_mean | (of_pixel != np.eye(3)).any(axis=(1, 2)))
+        self._changes: Bools = np.asarray(self._reads_mean | (of_pixel != np.eye(3)).any(axis=(1, 2)) | (added != 0))
 
     def __call__(self, tile: int, pixels: Pixels) -> Pixels:
         if not self._changes[tile]:
@@ -98,15 +104,18 @@ class _Affine:
         matrix = self._matrix[tile].copy()
         if self._reads_mean[tile]:
             matrix[:, 3] = self._of_mean[tile] @ cv2.mean(pixels)[:3]
+        matrix[:, 3] += self._added[tile] * (255 if pixels.dtype == np.uint8 else 1)
         changed = cv2.transform(pixels, matrix)
         return changed if pixels.dtype == np.uint8 else changed.clip(0, 1)
 
 
-def _resize(pixels: Pixels, size: int) -> Pixels:
+def _resize(pixels: Pixels, size: int, mode: str) -> Pixels:
     # Only images whose every stride says channels last take torch's vectorized 8-bit path as they are: neither a part
     # of a larger image nor an axis added by indexing does.
     image = torch.from_numpy(np.ascontiguousarray(pixels).reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
-    resized = F.interpolate(image, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(image, (size, size), mode=mode, antialias=True, align_corners=False)
+    if mode == "bicubic" and resized.is_floating_point():
+        resized = resized.clamp(0, 1)  # it overshoots at edges; 8-bit values are clamped by torch
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 

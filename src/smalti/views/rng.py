@@ -7,6 +7,7 @@ workers, ranks or devices, and any view can be drawn again from its key.
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ def uniform(*words: int | UInt64) -> NDArray[np.float64]:
     return ((mix(*words) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
+def integers(below: int, *words: int | NDArray[Any]) -> NDArray[np.int64]:
+    """Whole numbers from 0 up to `below`, that one excluded, one for each hashed key."""
+    return (mix(*words) % np.uint64(below)).astype(np.int64)
+
+
 def permutation(count: int, *words: int | UInt64) -> NDArray[np.int64]:
     """A random order of `count` things, the same wherever it is drawn."""
     return np.argsort(mix(*words, np.arange(count, dtype=np.uint64)), kind="stable")
@@ -43,6 +49,7 @@ def permutation(count: int, *words: int | UInt64) -> NDArray[np.int64]:
 
 def field_key(field: str) -> int:
     """A field's name as a word of the key."""
+    # "grey", "solarise" and "cutout centre" keep their first spelling, so that a seed keeps giving the same views.
     return zlib.crc32(field.encode())
 
 
@@ -87,6 +94,11 @@ class ViewRNG:
         canvas = np.arange(first, first + canvases, dtype=np.uint64)[:, None]
         draw = np.arange(numbers, dtype=np.uint64)
         return uniform(self.seed, self.epoch, self.view, field_key(field), self.step, canvas, draw)
+
+    def per_batch(self, field: str, numbers: int = 1) -> NDArray[np.float64]:
+        """(numbers,) uniform numbers for the batch of all ranks."""
+        draw = np.arange(numbers, dtype=np.uint64)
+        return uniform(self.seed, self.epoch, self.view, field_key(field), self.step, draw)
 
     def blocks(self) -> range:
         """Numbers, over the batch of all ranks, of the blocks of images that this rank holds."""
