@@ -28,7 +28,8 @@ BACKBONES = {
     "resnet": TimmBackbone(
         name="resnet18",
         stem="stride8",
-        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "zero_init_last": False},
+        zero_init_last=False,
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     ),
     "vit": TimmBackbone(
         name="vit_tiny_patch16_224",

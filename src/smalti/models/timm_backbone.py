@@ -27,6 +27,9 @@ class TimmBackbone(BackboneConfig):
         name: a timm architecture, `smalti` adds none of its own: "resnet50", "vit_small_patch16_224", ...
         stem: "standard" is timm's; "stride8" is the CIFAR stem of a ResNet (3x3 convolution of stride 1, no
             max-pool; 32 px images give a 4 x 4 map); "stride16" the same with stride 2, for 48 to 96 px images.
+        zero_init_last: whether the last normalization of every residual block begins with weight 0, and so the block as
+            the identity (arXiv:1706.02677, section 5.1). None for timm's choice: True for ResNets. Only architectures
+            with such blocks take True or False.
         in_channels: channels of the images, 1 or more.
         width: factor on all channels of a plain ResNet, its stem's too: 2 for R50w2x, 0.5 for either half of CMC.
         options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
@@ -34,6 +37,7 @@ class TimmBackbone(BackboneConfig):
 
     name: str = "resnet50"
     stem: Literal["standard", "stride8", "stride16"] = "standard"
+    zero_init_last: bool | None = None
     in_channels: int = 3
     width: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +51,10 @@ class TimmBackbone(BackboneConfig):
                 "one of the two",
                 "leave the channels or the width out",
             )
+        if self.zero_init_last is not None and "zero_init_last" in self.options:
+            raise UserError(
+                f"zero_init_last {self.zero_init_last} and options {self.options}", "one of the two", "leave one out"
+            )
 
     def build(self) -> nn.Module:
         """timm's network without its classifier.
@@ -57,7 +65,7 @@ class TimmBackbone(BackboneConfig):
         return _create(self)
 
     def timm_options(self) -> dict[str, Any]:
-        """`options`, with the channels that `width` makes of a ResNet's."""
+        """What makes the architecture: `options`, with the channels that `width` makes of a ResNet's."""
         channels = [round(self.width * each) for each in _RESNET_CHANNELS]
         return self.options if self.width == 1 else {**self.options, "channels": channels}
 
@@ -72,15 +80,21 @@ def _create(config: TimmBackbone) -> Any:
         )
     if config.width != 1 and not timm.models.is_model_in_modules(config.name, ["resnet"]):
         raise _not_plain(config)
-    options = {**config.timm_options()}
+    # timm drops options whose value is None.
+    options = {"zero_init_last": config.zero_init_last} | config.timm_options()
     if _TAKES_DYNAMIC_SIZE.match(config.name):
         options.setdefault("dynamic_img_size", True)
     if config.name.startswith("swin"):
         options.setdefault("strict_img_size", False)
     try:
         model: Any = timm.create_model(config.name, num_classes=0, in_chans=config.in_channels, **options)
-    except TypeError as error:
-        # timm drops options whose value is None and passes the rest on, so an unknown one ends here.
+    except TypeError as error:  # timm passes unknown options on to the network
+        if config.zero_init_last is not None and "zero_init_last" in str(error):
+            raise UserError(
+                f"zero_init_last {config.zero_init_last} for {config.name}",
+                "a network of residual blocks that can begin as the identity",
+                "give --backbone.zero-init-last None",
+            ) from None
         raise UserError(
             f"backbone options {config.options} for {config.name}", "options that it takes", str(error)
         ) from None

@@ -19,7 +19,8 @@ _SCALE = (0.08, 1.0)
 def byol() -> Recipe:
     """Two standard views of 224 px, ResNet-50, 1000 epochs of ImageNet-1K, with the preset of the released code.
 
-    The loss is half of the paper's, of which LARS takes no notice but for biases and normalization.
+    The loss is half of the paper's, of which LARS takes no notice but for biases and normalization. Residual blocks
+    begin as the identity (released code), which is timm's default.
     """
     return Recipe(
         name="byol",
