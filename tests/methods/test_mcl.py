@@ -255,10 +255,10 @@ def test_the_sum_is_symmetric(matching: Any) -> None:
 @torch.no_grad()
 def test_a_region_is_told_from_those_of_other_images() -> None:
     method, canvases = make_method(), make_canvases()
-    dealt_wrongly = list(canvases)
+    mistaken = list(canvases)
     regions = canvases[2].regions
-    dealt_wrongly[2] = replace(canvases[2], regions=replace(regions, source=(regions.source + 1) % 8))
-    terms = [method(views, START).logs["loss_level_1"] for views in (canvases, dealt_wrongly)]
+    mistaken[2] = replace(canvases[2], regions=replace(regions, source=(regions.source + 1) % 8))
+    terms = [method(views, START).logs["loss_level_1"] for views in (canvases, mistaken)]
     assert abs(terms[0] - terms[1]) > 1e-4
 
 

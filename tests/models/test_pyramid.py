@@ -71,7 +71,7 @@ def features_of(network: PyramidNetwork, canvas: Canvas) -> Features:
 
 
 def cell_of(maps: Tensor, canvas: Canvas, n: int, k: int) -> Tensor:
-    """(C, r, r) what lies under a region on the map of its canvas, where its box falls onto whole cells."""
+    """(C, r, r) the cells of a region on the map of its canvas, where its box falls onto whole cells."""
     scale = maps.shape[-1] / canvas.pixels.shape[-1]
     x0, y0, x1, y1 = (int(place * scale) for place in canvas.regions.boxes[n, k])
     return maps[n, :, y0:y1, x0:x1]

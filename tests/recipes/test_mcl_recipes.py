@@ -17,7 +17,7 @@ NAMES = [name for name in dir(module) if name.startswith(("mcl", "supervised"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_batch_can_be_dealt_onto_its_montages(name: str) -> None:
+def test_its_batch_makes_whole_montages(name: str) -> None:
     recipe = get_recipe(name)
     order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block_size)
     for view in recipe.views:

@@ -13,7 +13,7 @@ from smalti.models.backbone import Features
 
 
 class HeadConfig(Protocol):
-    """Shape of what stands on a backbone."""
+    """Shape of a head."""
 
     def build(self, channels: int) -> nn.Module:
         """For C channels: Features of N -> (N, D)."""

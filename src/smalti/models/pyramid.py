@@ -111,9 +111,10 @@ class PyramidNetwork(nn.Module):
         for level in levels:
             maps = dict(zip(canvases, pyramid[level].split([len(each) for each in pixels]), strict=True))
             own = {key: canvas.regions for key, canvas in canvases.items() if canvas.regions.level == level}
+            # Read for the batch statistics of the head alone.
             others = {key: _grid(canvas, level) for key, canvas in canvases.items() if key not in own}
             read = own | others if self.head_reads_all else own
-            features = self.cut([maps[key] for key in read], list(read.values()), pixels[0].shape[-1])
+            features = self.cut([maps[key] for key in read], [*read.values()], pixels[0].shape[-1])
             rows = self.head(Features(*map(torch.cat, zip(*features, strict=True))))
             parts = rows.split([len(each.pooled) for each in features])
             embeddings |= {key: by_canvas(part, own[key]) for key, part in zip(read, parts, strict=True) if key in own}

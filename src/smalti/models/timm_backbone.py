@@ -133,7 +133,7 @@ def _shrink_stem(model: Any, stride: int) -> None:
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution as timm's ResNets have them, its weights drawn alike."""
+    """A convolution as in timm's ResNets, initialized in the same way."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

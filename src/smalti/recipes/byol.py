@@ -136,7 +136,7 @@ def byol_small() -> Recipe:
 
 
 def byol_multicrop_small() -> Recipe:
-    """Four crops of 16 px beside them."""
+    """Four crops of 16 px in addition."""
     base = byol_small()
     return replace(
         base,

@@ -14,7 +14,7 @@ from smalti.views.mosaic import Mosaic
 _FIRST = Augmentation(saturation=0.2, blur=1.0)
 _SECOND = Augmentation(saturation=0.2, blur=0.1, solarize=0.2)
 _LOCAL = Augmentation(saturation=0.2, blur=0.5)
-# Shares of the image's area: of standard views that stand alone, and of those that have local crops beside them.
+# Shares of the image's area: of standard views without local crops, of standard views with them, and of local crops.
 _ALONE, _GLOBAL, _PART = (0.14, 1.0), (0.4, 1.0), (0.05, 0.4)
 
 
@@ -44,7 +44,7 @@ def dino() -> Recipe:
 
 
 def dino_multicrop() -> Recipe:
-    """Eight local crops of 96 px beside the standard views."""
+    """Eight local crops of 96 px in addition to the standard views."""
     return replace(
         dino(),
         name="dino_multicrop",
@@ -77,7 +77,7 @@ def mosrep_dino() -> Recipe:
     )
 
 
-# Blur says nothing at 32 px.
+# At 32 px blur has no effect.
 _FIRST_SMALL, _SECOND_SMALL, _LOCAL_SMALL = (replace(each, blur=0.0) for each in (_FIRST, _SECOND, _LOCAL))
 
 
@@ -101,7 +101,7 @@ def dino_small() -> Recipe:
 
 
 def dino_multicrop_small() -> Recipe:
-    """Four local crops of 16 px beside them."""
+    """Four local crops of 16 px in addition."""
     return replace(
         dino_small(),
         name="dino_multicrop_small",

@@ -95,8 +95,8 @@ def mcl_without_fpn() -> Recipe:
 def supervised_montage_r50() -> Recipe:
     """Each image of the montages classified, ResNet-50 with an FPN, 100 epochs of ImageNet-1K.
 
-    The paper says that all but the views is as in standard supervised training, which it does not print: these are the
-    settings of arXiv:1706.02677, with a cosine in place of its steps. Residual blocks begin as the identity there.
+    In the paper all but the views is as in standard supervised training, whose settings it does not print: these are
+    those of arXiv:1706.02677, where residual blocks begin as the identity, with a cosine in place of its steps.
     """
     return Recipe(
         name="supervised_montage_r50",

@@ -26,7 +26,7 @@ def moco_v2() -> Recipe:
         published="linear probe on ImageNet-1K, 200 epochs: 67.7",
         views=(Crop(size=224), Crop(size=224)),
         method=MoCoConfig(projector=_MLP),
-        # The text says 0.3; the released script's 0.03 is MoCo-v2's own.
+        # The text has 0.3; the released script's 0.03 is MoCo-v2's own.
         optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4),
         epochs=200,
         batch_size=256,
@@ -36,8 +36,7 @@ def moco_v2() -> Recipe:
 def moco_v2_multicrop() -> Recipe:
     """The strong baseline: four small crops of 112 px in addition to the standard views.
 
-    The text says no more than that it is MoCo-v2 with more crops, and the released code does not have it: the projector
-    is MoCo-v2's.
+    In the text it is MoCo-v2 with more crops, and the released code does not have it; so the projector is MoCo-v2's.
     """
     base = moco_v2()
     return replace(
