@@ -2,7 +2,8 @@
 
 MoCo-v2 has its own projector, Linear-ReLU-Linear on the pooled feature; the convolution before it is MosRep's alone.
 For a study in which the views alone differ, give one recipe the views of the others: `--recipe mosrep_moco --views-of
-moco_v2_multicrop`. Residual blocks do not begin as the identity, which is timm's default.
+moco_v2_multicrop`. Residual blocks do not begin as the identity, as in MoCo's released code; in
+that of MosRep they do, in its baseline too.
 """
 
 from dataclasses import replace
