@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import NO_DATA, PLAIN, exact_canvas, textured
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from smalti.errors import UserError
 from smalti.methods.mcl import MCL, MCLConfig
 from smalti.methods.method import Progress
+from smalti.models.backbone import Features
 from smalti.models.pyramid import PyramidNetwork
 from smalti.models.timm_backbone import TimmBackbone
 from smalti.views.canvas import Canvas
@@ -25,7 +28,8 @@ BACKBONES = {
     "resnet": TimmBackbone(
         name="resnet18",
         stem="stride8",
-        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "zero_init_last": False},
+        zero_init_last=False,
+        options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
     ),
     "vit": TimmBackbone(
         name="vit_tiny_patch16_224",
@@ -76,11 +80,53 @@ def make_method(backbone: str = "resnet", **settings: Any) -> MCL:
 Region = tuple[int, float, Tensor]  # image, weight, embedding
 
 
-def regions_of(network: PyramidNetwork, canvas: Canvas, predictor: Any = None) -> list[Region]:
-    z = network(canvas).flatten(0, 1)
-    z = z if predictor is None else predictor(z)
+def maps_of(network: PyramidNetwork, pixels: Tensor, levels: int) -> list[Tensor]:
+    """By level, the maps of all canvases of a side, once through backbone and FPN."""
+    if network.fpn is None:
+        last = network.backbone(pixels).map
+        sizes = [last.shape[-1] * 2**level for level in range(levels)]
+        return [F.interpolate(last, size, mode="bilinear", align_corners=False) for size in sizes]
+    stages = network.backbone.pyramid(pixels)[-levels:]
+    return list(network.fpn(dict(zip("abc", stages, strict=False))).values())[::-1]
+
+
+def embed(network: PyramidNetwork, side: list[Canvas], config: MCLConfig) -> list[list[Tensor]]:
+    """Of every canvas, the embeddings of its regions: the released code's forward, cell by cell."""
+    embeddings: dict[int, list[Tensor]] = {number: [] for number in range(len(side))}
+    for size in {canvas.pixels.shape[-1] for canvas in side}:
+        group = [i for i, canvas in enumerate(side) if canvas.pixels.shape[-1] == size]
+        maps = maps_of(network, torch.cat([side[number].pixels for number in group]), config.levels)
+        for level in range(config.levels):
+            cells, owners = [], []
+            canvases = [(i, n) for i in group for n in range(len(side[i].pixels))]
+            for place, (number, n) in enumerate(canvases):
+                regions, of_canvas = side[number].regions, maps[level][place]
+                if regions.level == level and regions.whole:
+                    found = [of_canvas]
+                elif regions.level == level:
+                    scale = of_canvas.shape[-1] / size
+                    boxes = [box[None].double() for box in regions.boxes[n]]
+                    found = [roi_align(of_canvas[None], [b], 4, scale, -1, aligned=True)[0] for b in boxes]
+                elif config.head_reads_all:
+                    r = of_canvas.shape[-1] // 2**level
+                    corners = [(y * r, x * r) for y in range(2**level) for x in range(2**level)]
+                    found = [of_canvas[:, y : y + r, x : x + r] for y, x in corners]
+                else:
+                    found = []
+                cells += found
+                owners += [number if regions.level == level else None] * len(found)
+            if any(owner is not None for owner in owners):
+                batch = torch.stack(cells)
+                rows = network.head(Features(map=batch, pooled=batch.mean(dim=(2, 3))))
+                for owner, row in zip(owners, rows, strict=True):
+                    if owner is not None:
+                        embeddings[owner].append(row)
+    return list(embeddings.values())
+
+
+def regions_of(canvas: Canvas, rows: Any) -> list[Region]:
     sources, weights = canvas.regions.source.flatten().tolist(), canvas.regions.weight.flatten().tolist()
-    return [(*each, v / v.norm()) for *each, v in zip(sources, weights, z, strict=True)]
+    return [(*each, v / v.norm()) for *each, v in zip(sources, weights, rows, strict=True)]
 
 
 def equation_2(tau: float, u: Tensor, image: int, targets: dict[int, Tensor]) -> float:
@@ -100,31 +146,38 @@ def by_the_paper(method: MCL, canvases: list[Canvas]) -> float:
         "all": {level: [0, 1, 2] for level in range(levels)},
     }[config.matching]
 
-    def targets(side: int, level: int) -> dict[int, Tensor]:
-        canvas = next(canvas for canvas in canvases[side::2] if canvas.regions.level == level)
-        regions = regions_of(method.target, canvas)
-        found = {}
-        for image in range(len(IMAGES)):
-            mean = sum(v for source, _, v in regions if source == image)
-            found[image] = mean / mean.norm()
+    sides = [canvases[::2], canvases[1::2]]
+
+    def targets(side: list[Canvas]) -> dict[int, dict[int, Tensor]]:
+        found: dict[int, dict[int, Tensor]] = {}
+        for canvas, rows in zip(side, embed(method.target, side, config), strict=True):
+            regions = regions_of(canvas, rows)
+            of_level = found.setdefault(canvas.regions.level, {})
+            for image in [] if of_level else range(len(IMAGES)):
+                mean = sum(v for source, _, v in regions if source == image)
+                of_level[image] = mean / mean.norm()
         return found
 
     loss = 0.0
-    for number, canvas in enumerate(canvases):
-        level = canvas.regions.level
-        regions = regions_of(method.online, canvas, method.predictors[level])
-        for matched in figure_3[level]:
-            v = targets(1 - number % 2, matched)
-            terms = [weight * equation_2(config.temperature, u, image, v) for image, weight, u in regions]
-            scale = 2 * config.temperature * config.level_weights[level] / len(figure_3[level])
-            loss += scale * sum(terms) / len(canvas.pixels)
+    for side, other in zip(sides, reversed(sides), strict=True):
+        v = targets(other)
+        for canvas, rows in zip(side, embed(method.online, side, config), strict=True):
+            level = canvas.regions.level
+            regions = regions_of(canvas, method.predictors[level](torch.stack(rows)))
+            for matched in figure_3[level]:
+                terms = [weight * equation_2(config.temperature, u, image, v[matched]) for image, weight, u in regions]
+                scale = 2 * config.temperature * config.level_weights[level] / len(figure_3[level])
+                loss += scale * sum(terms) / len(canvas.pixels)
     return loss
 
 
+@pytest.mark.parametrize("reads_all", [False, True])
 @pytest.mark.parametrize("matching", MATCHINGS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_the_loss_is_equation_2(backbone: str, matching: Any) -> None:
-    method, canvases = make_method(backbone, matching=matching), make_canvases()
+def test_the_loss_is_equation_2(backbone: str, matching: Any, reads_all: bool) -> None:
+    """With the batch statistics of all levels together, the head's too where it reads all canvases."""
+    method = make_method(backbone, matching=matching, head_reads_all=reads_all)
+    canvases = make_canvases()
     with torch.no_grad():
         expected = by_the_paper(method, canvases)
         step = method(canvases, START)
@@ -145,6 +198,37 @@ def test_matchings_differ() -> None:
     canvases = make_canvases()
     losses = [round(float(make_method(matching=matching)(canvases, START).loss), 6) for matching in MATCHINGS]
     assert len(set(losses)) == 4
+
+
+@torch.no_grad()
+def test_batch_statistics_are_of_all_levels() -> None:
+    """Other pixels on one level change the embeddings of another, and the head's statistics are a matter of choice."""
+    canvases = make_canvases()
+    changed = [*canvases[:2], *(replace(canvas, pixels=canvas.pixels.flip(-1)) for canvas in canvases[2:])]
+    logs = [make_method()(views, START).logs for views in (canvases, changed)]
+    assert abs(logs[0]["loss_level_0"] - logs[1]["loss_level_0"]) > 1e-6
+    losses = [float(make_method(head_reads_all=reads)(canvases, START).loss) for reads in (False, True)]
+    assert abs(losses[0] - losses[1]) > 1e-4
+    evaluated = [float(make_method(head_reads_all=reads).eval()(canvases, START).loss) for reads in (False, True)]
+    assert evaluated[0] == pytest.approx(evaluated[1], abs=1e-12)
+
+
+@torch.no_grad()
+def test_weights_begin_as_in_the_released_code() -> None:
+    method = MCLConfig(channels=64, hidden=512, dim=64).build(TimmBackbone(name="resnet18").build(), NO_DATA)
+    for predictor in method.predictors:
+        for layer in (layer for layer in predictor if isinstance(layer, nn.Linear)):
+            assert float(layer.weight.std()) == pytest.approx(0.01, rel=0.05)
+            assert abs(float(layer.weight.mean())) < 1e-3
+            assert not layer.bias.any()
+    for layer in (layer for layer in method.online.head.projector if isinstance(layer, nn.Linear)):
+        assert float(layer.weight.std()) == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.05)
+    for block in method.online.head.convs:
+        assert float(block[0].weight.std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
+    for block in (*method.online.fpn.inner_blocks, *method.online.fpn.layer_blocks):
+        weight = block[0].weight
+        bound = (6 / ((weight.shape[0] + weight.shape[1]) * weight[0, 0].numel())) ** 0.5
+        assert 0.98 * bound < float(weight.abs().max()) <= bound
 
 
 @torch.no_grad()
@@ -171,10 +255,10 @@ def test_the_sum_is_symmetric(matching: Any) -> None:
 @torch.no_grad()
 def test_a_region_is_told_from_those_of_other_images() -> None:
     method, canvases = make_method(), make_canvases()
-    dealt_wrongly = list(canvases)
+    mistaken = list(canvases)
     regions = canvases[2].regions
-    dealt_wrongly[2] = replace(canvases[2], regions=replace(regions, source=(regions.source + 1) % 8))
-    terms = [method(views, START).logs["loss_level_1"] for views in (canvases, dealt_wrongly)]
+    mistaken[2] = replace(canvases[2], regions=replace(regions, source=(regions.source + 1) % 8))
+    terms = [method(views, START).logs["loss_level_1"] for views in (canvases, mistaken)]
     assert abs(terms[0] - terms[1]) > 1e-4
 
 

@@ -58,10 +58,14 @@ def by_the_loop(method: Supervised, canvases: list[Canvas]) -> float:
     """The mean over the views and their canvases of the sum over the regions of weight times -log softmax."""
     loss = 0.0
     layer = (method.network.head if method.config.fpn else method.network.projector).layer  # type: ignore[union-attr]
-    for canvas in canvases:
+    if method.config.fpn:  # all levels together, as in MCL
+        counts = [len(canvas.pixels) for canvas in canvases]
+        pyramid = method.network.maps(torch.cat([canvas.pixels for canvas in canvases]), 2)  # type: ignore[operator]
+        parts = [of_level.split(counts) for of_level in pyramid]
+    for number, canvas in enumerate(canvases):
         regions = canvas.regions
         if method.config.fpn:
-            maps = method.network.read(canvas.pixels, regions.level)  # type: ignore[operator]
+            maps = parts[regions.level][number]
             pooled = maps.mean(dim=(2, 3))
         else:
             maps, pooled = method.network.backbone(canvas.pixels)

@@ -70,6 +70,29 @@ def test_the_map_keeps_the_places_of_the_image(name: str) -> None:
     assert (y, x) in {(5, 1), (5, 2), (6, 1), (6, 2)}
 
 
+@pytest.mark.parametrize(("zero_init_last", "weight"), [(None, 0), (True, 0), (False, 1)])
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "bn2"), ("resnet50", "bn3")])
+def test_residual_blocks_begin_as_the_identity_or_not(
+    name: str, last: str, zero_init_last: bool | None, weight: int
+) -> None:
+    model: Any = TimmBackbone(name=name, stem="stride8", width=0.25, zero_init_last=zero_init_last).build()
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        assert all((getattr(block, last).weight == weight).all() for block in stage)
+
+
+@pytest.mark.parametrize("zero_init_last", [True, False])
+@pytest.mark.parametrize("name", [VIT, "convnext_atto"])
+def test_a_network_without_such_blocks_takes_none_alone(name: str, zero_init_last: bool) -> None:
+    TimmBackbone(name=name).build()
+    with pytest.raises(UserError, match="zero-init-last None"):
+        TimmBackbone(name=name, zero_init_last=zero_init_last).build()
+
+
+def test_zero_init_last_is_said_once() -> None:
+    with pytest.raises(UserError, match="one of the two"):
+        TimmBackbone(zero_init_last=True, options={"zero_init_last": False})
+
+
 def test_the_last_map_of_the_pyramid_is_the_coarsest() -> None:
     backbone = make_backbone("resnet18")
     maps = backbone.pyramid(torch.randn(1, 3, 64, 64))

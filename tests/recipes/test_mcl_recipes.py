@@ -17,7 +17,7 @@ NAMES = [name for name in dir(module) if name.startswith(("mcl", "supervised"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_batch_can_be_dealt_onto_its_montages(name: str) -> None:
+def test_its_batch_makes_whole_montages(name: str) -> None:
     recipe = get_recipe(name)
     order = BatchOrder(num_images=recipe.batch_size, batch_size=recipe.micro_batch, seed=0, block=recipe.block_size)
     for view in recipe.views:
@@ -32,6 +32,10 @@ def test_mcl_has_the_released_views() -> None:
     for side in (0, 1):  # BYOL's two augmentations, one a side
         (augmentation,) = {view.augmentation for view in recipe.views[side::2]}
         assert (augmentation.blur, augmentation.solarize) == [(1.0, 0.0), (0.1, 0.2)][side]
+        assert (augmentation.jitter, augmentation.gray) == (0.8, 0.2)
+        jitter = augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue
+        assert jitter == (0.4, 0.4, 0.2, 0.1)
+    assert {view.scale for view in recipe.views} == {(0.2, 1.0)}
     sizes, rng = np.tile([300, 300], (64, 1)), make_rng(64, 32)
     assert [len(view.plan(sizes, rng).slots) * 32 // 64 for view in recipe.views[::2]] == [32, 8, 2, 1]
 
@@ -48,10 +52,13 @@ def test_mcl_has_the_published_settings() -> None:
         hidden=2048,
         dim=256,
         region_size=7,
+        head_reads_all=True,
     )
+    assert not get_recipe("mcl_small").method.head_reads_all
     optimizer = recipe.optimizer
     assert (optimizer.name, optimizer.base_lr, optimizer.weight_decay) == ("lars", 1.0, 1e-5)
-    assert (optimizer.warmup_epochs, optimizer.clip_norm) == (10, 500)
+    assert (optimizer.momentum, optimizer.decay_norm_and_bias) == (0.9, False)
+    assert (optimizer.warmup_epochs, optimizer.final_lr, optimizer.clip_norm) == (10, 1e-4, 500)
     assert (recipe.batch_size, recipe.epochs, recipe.backbone.name) == (4096, 100, "resnet50")
 
 

@@ -63,7 +63,8 @@ def test_mosrep_is_its_strong_baseline_with_the_small_crops_on_mosaics() -> None
     assert isinstance(mosaic, Mosaic)
     assert (crops.size, crops.count, crops.scale) == (mosaic.tile_size, mosaic.tiles, mosaic.scale)
     assert (mosaic.max_shift, mosaic.alpha, mosaic.canvas_size) == (48, 0.5, 224)
-    assert (strong.method, strong.optimizer, strong.epochs) == (mosrep.method, mosrep.optimizer, mosrep.epochs)
+    assert (strong.optimizer, strong.epochs) == (mosrep.optimizer, mosrep.epochs)
+    assert replace(mosrep.method, projector=strong.method.projector) == strong.method
     method = mosrep.method
     assert (method.queue, method.ema_momentum, method.temperature, method.projector.dim) == (65536, 0.999, 0.2, 128)
     assert (mosrep.optimizer.base_lr, mosrep.batch_size, mosrep.epochs) == (0.03, 256, 200)
@@ -72,9 +73,9 @@ def test_mosrep_is_its_strong_baseline_with_the_small_crops_on_mosaics() -> None
 @pytest.mark.parametrize(
     "recipes",
     [
-        ("moco_v2", "moco_v2_multicrop", "mosrep_moco"),
-        ("moco_v2_in100", "moco_v2_multicrop_in100", "mosrep_moco_in100"),
-        ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small"),
+        ("moco_v2", "moco_v2_multicrop"),
+        ("moco_v2_in100", "moco_v2_multicrop_in100"),
+        ("moco_v2_small", "moco_v2_multicrop_small", "mosrep_moco_small", "mixture_moco_small"),
         ("byol_two_crop", "byol_multicrop", "mosrep_byol"),
         ("byol_two_crop_in100", "byol_multicrop_in100", "mosrep_byol_in100"),
         ("byol_small", "byol_multicrop_small", "mosrep_byol_small"),
@@ -87,6 +88,34 @@ def test_a_system_and_its_baselines_differ_by_their_views_alone(recipes: tuple[s
     plain, *others = map(get_recipe, recipes)
     for other in others:
         assert replace(other, **{name: getattr(plain, name) for name in names}) == plain
+
+
+def test_the_conv_projector_is_mosreps_alone() -> None:
+    """Of ResNet-50's 2048 channels MoCo-v2's projector makes 128 by 4.5 million weights, without a convolution."""
+    for name in ("moco_v2", "moco_v2_multicrop", "moco_v2_in100", "moco_v2_multicrop_in100"):
+        projector = get_recipe(name).method.projector
+        assert projector.kind == "mlp"
+        assert sum(parameter.numel() for parameter in projector.build(2048).parameters()) == 4_458_624
+    for name in ("mosrep_moco", "mosrep_moco_in100"):
+        assert get_recipe(name).method.projector.kind == "conv"
+
+
+@pytest.mark.parametrize(
+    ("as_identity", "names"),
+    [
+        (True, ("byol", "mosrep_byol", "ediy", "byol_small", "ediy_small")),
+        (True, ("supervised_montage_r50", "supervised_small")),
+        (False, ("moco_v2", "moco_v2_in100", "mosrep_moco", "mosrep_moco_in100", "unmix_moco")),
+        (False, ("moco_v2_small", "mosrep_moco_small", "mixture_moco", "mixture_moco_in100", "mixture_moco_w2x")),
+        (False, ("mixture_cmc_in100", "cmc", "cmc_small", "unmix_cifar10", "unmix_moco_small", "mcl", "mcl_small")),
+    ],
+)
+def test_residual_blocks_begin_as_in_the_released_codes(as_identity: bool, names: tuple[str, ...]) -> None:
+    for name in names:
+        blocks = [module for module in get_recipe(name).backbone.build().modules() if hasattr(module, "zero_init_last")]
+        assert blocks
+        last = [getattr(block, "bn3" if hasattr(block, "bn3") else "bn2").weight for block in blocks]
+        assert all(bool((weight == (0 if as_identity else 1)).all()) for weight in last), name
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""MCL: multi-level contrastive learning on montages, and on any other composition.
+"""MCL: multi-level contrastive learning (arXiv:2304.02010) on montages, and on any other composition.
 
 Legend: B images on this process, W processes, N canvases, K regions on each, D embedding, S levels. View n is of side
 n % 2: the two sides of a level are two views of the same images.
@@ -34,17 +34,25 @@ class MCLConfig(MethodConfig):
     """MCL's settings; the defaults are the released ones, for four levels.
 
     Attributes:
-        level_weights: weight of the loss of each level; the views must have as many levels.
-        matching: the targets of a level's regions (Fig. 3): (a) those of the "largest" views, level 0; (b) of the
-            "same" level; (c) of the "adjacent" levels, the one above and the one below; (d) of "all".
-        temperature: tau.
-        ema_momentum: m at the start, weight that the target keeps of itself at every step; it rises to 1 along a
-            cosine.
-        fpn: read levels from a feature pyramid network; else from the last map, resized to each.
+        level_weights: weight of the loss of each level, above 0; the views have as many levels (released code).
+        matching: the targets of a level's regions (Fig. 3, Table 10b): (a) those of the "largest" views, level 0; (b)
+            of the "same" level; (c) of the "adjacent" levels, the one above and the one below; (d) of "all".
+        temperature: tau of Eq. 2, above 0; the text leaves it open (released code: 1).
+        ema_momentum: m at the start, in [0, 1]: the share of itself that the target keeps at every step; it rises to 1
+            along a cosine (section 4.1).
+        fpn: read levels from a feature pyramid network; else from the last map, resized to each (section 3.2).
         channels: of the FPN and of the dense head.
         hidden: width of the hidden layers of the projector and of the predictors.
         dim: D, width of the embedding.
-        region_size: cells along a region; as many as a whole view has on the coarsest map.
+        region_size: cells along a region; as many as a whole view has on the coarsest map (released code: 7).
+        head_reads_all: at every level the dense head reads the cells of all canvases of a side, not only of the
+            level's own, so that its batch statistics are those of all (released code). For four levels that is 114
+            cells an image in place of 5, and only those 5 have a loss; False spares the others.
+
+    Example:
+        >>> from smalti.methods import MCLConfig
+        >>> MCLConfig(level_weights=(1 / 2, 1 / 2)).levels
+        2
     """
 
     level_weights: tuple[float, ...] = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
@@ -56,6 +64,7 @@ class MCLConfig(MethodConfig):
     hidden: int = 2048
     dim: int = 256
     region_size: int = 7
+    head_reads_all: bool = True
     scored: ClassVar[str] = "online"
 
     def __post_init__(self) -> None:
@@ -97,43 +106,65 @@ class MCLConfig(MethodConfig):
 
 
 class MCL(Method):
-    """Regions of every size find, among a slow copy's embeddings of the batch, the one of their own image."""
+    """Every region is matched with the target embedding of its own image, among those of the batch (section 3.2).
+
+    Args:
+        backbone: of the online network; any with a pyramid that `Backbone` can read.
+        config: its settings.
+
+    Example:
+        >>> from smalti.methods import MCL, MCLConfig, Progress
+        >>> from smalti.models import TimmBackbone
+        >>> from smalti.views import Collate, Crop, Montage
+        >>> collate = Collate([Crop(size=32), Crop(size=32), Montage(size=32, level=1), Montage(size=32, level=1)])
+        >>> views = collate(list(torch.rand(8, 3, 40, 40)))
+        >>> method = MCL(TimmBackbone(name="resnet18", stem="stride8").build(), MCLConfig(level_weights=(1 / 2, 1 / 2)))
+        >>> loss, logs = method(views, Progress(step=0, total_steps=100, steps_per_epoch=10))
+        >>> loss.backward()
+    """
 
     def __init__(self, backbone: nn.Module, config: MCLConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MCLConfig()
-        head = DenseHeadConfig(channels=config.channels, hidden=config.hidden, dim=config.dim)
-        channels = config.channels if config.fpn else 0
-        self.online = PyramidNetwork(backbone, head, config.levels, channels, config.region_size)
-        self.target = momentum_copy(self.online)
-        self.predictors = nn.ModuleList(
-            mlp(config.dim, config.hidden, config.dim, norm=True) for _ in range(config.levels)
+        self.online = PyramidNetwork(
+            backbone,
+            DenseHeadConfig(channels=config.channels, hidden=config.hidden, dim=config.dim),
+            config.levels,
+            config.channels if config.fpn else 0,
+            config.region_size,
+            config.head_reads_all,
         )
+        self.target = momentum_copy(self.online)
+        self.predictors = nn.ModuleList(_predictor(config.dim, config.hidden) for _ in range(config.levels))
         for module in (self.online, self.target, self.predictors):
             synchronize_batch_norm(module)
 
     def forward(self, views: Sequence[Canvas], progress: Progress) -> Step:
-        """Eq. 2, symmetric: every view against the other side's targets, times 2 tau and its level's weight.
+        """Eq. 2, symmetric (L = L_u + L_v): every view against the targets of the other side.
 
-        Where a level is matched with several, the mean is taken over them; negatives are of the positive's level.
+        A level's term is multiplied by its weight and by 2 tau (released code). Where a level is matched with several,
+        the mean is taken over them; negatives are of the positive's level (Fig. 3).
         """
         tau = self.config.temperature
-        targets = self.target_embeddings(views)
-        first = rank() * len(views[0].pixels)  # number of this process's first image
+        images = len(views[0].pixels)
+        sides = views[::2], views[1::2]
+        targets = [self.target_embeddings(side, images) for side in sides]
         loss = torch.zeros((), device=views[0].pixels.device)
         logs: dict[str, Tensor] = {}
-        for number, canvas in enumerate(views):
-            regions, other = canvas.regions, 1 - number % 2
-            u = F.normalize(self.predict(canvas), dim=-1)  # (N, K, D)
-            terms = []
-            for level in self.config.matched(regions.level):
-                v = targets[other, level]  # (W*B, D)
-                terms.append(info_nce_among(u.flatten(0, 1), v, first + regions.source.flatten(), v[:0], tau))
-            term = weighted_mean(torch.stack(terms).mean(dim=0), regions.weight)
-            loss = loss + 2 * tau * self.config.level_weights[regions.level] * term
-            name = f"loss_level_{regions.level}"
-            logs[name] = logs.get(name, 0) + term.detach()
-            logs.setdefault("z_std", embedding_spread(u))
+        for side, target in zip(sides, reversed(targets), strict=True):
+            for canvas, z in zip(side, self.online(side), strict=True):
+                regions = canvas.regions
+                image = rank() * images + regions.source.flatten()  # (N*K,) in the batch of all processes
+                u = F.normalize(self.predict(z, regions.level), dim=-1)  # (N, K, D)
+                terms = []
+                for level in self.config.matched(regions.level):
+                    v = target[level]  # (W*B, D)
+                    terms.append(info_nce_among(u.flatten(0, 1), v, image, v[:0], tau))
+                term = weighted_mean(torch.stack(terms).mean(dim=0), regions.weight)
+                loss = loss + 2 * tau * self.config.level_weights[regions.level] * term
+                name = f"loss_level_{regions.level}"
+                logs[name] = logs.get(name, 0) + term.detach()
+                logs.setdefault("z_std", embedding_spread(u))
         return Step(loss, logs)
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
@@ -142,25 +173,37 @@ class MCL(Method):
     def encoder(self) -> Backbone:
         return self.online.backbone
 
-    def predict(self, canvas: Canvas) -> Tensor:
-        """Canvas -> (N, K, D), h(z) of the canvas's level."""
-        z = self.online(canvas)
-        return self.predictors[canvas.regions.level](z.flatten(0, 1)).view_as(z).to(z.dtype)
+    def predict(self, z: Tensor, level: int) -> Tensor:
+        """(N, K, D) embeddings of a level's regions -> h(z), (N, K, D)."""
+        return self.predictors[level](z.flatten(0, 1)).view_as(z).to(z.dtype)
 
     @torch.no_grad()
-    def target_embeddings(self, views: Sequence[Canvas]) -> dict[tuple[int, int], Tensor]:
-        """By side and level, (W*B, D) the target's embeddings of the images of all processes, of length 1.
+    def target_embeddings(self, side: Sequence[Canvas], images: int) -> dict[int, Tensor]:
+        """By level, (W*B, D) the target's embeddings of the images of all processes, of length 1.
 
-        They are taken from the first view of that side and level. An image that it shows more than once has the mean of
-        its embeddings, so that it is a single positive and never its own negative.
+        Args:
+            side: the views of one side.
+            images: B.
+
+        The first view of a level is the one that counts. An image that it shows more than once has the mean of its
+        embeddings, so that it is one positive and not a negative of its own.
         """
-        targets: dict[tuple[int, int], Tensor] = {}
-        levels = {0} if self.config.matching == "largest" else set(range(self.config.levels))
-        for number, canvas in enumerate(views):
-            side, level = number % 2, canvas.regions.level
-            if level not in levels or (side, level) in targets:
-                continue
-            z = F.normalize(self.target(canvas), dim=-1).flatten(0, 1)  # (N*K, D)
-            of_image = z.new_zeros(len(views[0].pixels), z.shape[1]).index_add(0, canvas.regions.source.flatten(), z)
-            targets[side, level] = gather(F.normalize(of_image, dim=-1))
+        levels = [0] if self.config.matching == "largest" else range(self.config.levels)
+        read = [canvas.regions for canvas in side if canvas.regions.level in levels]
+        targets: dict[int, Tensor] = {}
+        for regions, z in zip(read, self.target(side, levels), strict=True):
+            if regions.level not in targets:
+                rows = F.normalize(z, dim=-1).flatten(0, 1)  # (N*K, D)
+                mean = rows.new_zeros(images, rows.shape[1]).index_add(0, regions.source.flatten(), rows)
+                targets[regions.level] = gather(F.normalize(mean, dim=-1))
         return targets
+
+
+def _predictor(dim: int, hidden: int) -> nn.Sequential:
+    """h: Linear, batch normalization, ReLU, Linear; released code: weights from normal(0, 0.01), biases 0."""
+    layers = mlp(dim, hidden, dim, norm=True)
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+    return layers

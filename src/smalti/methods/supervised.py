@@ -101,11 +101,11 @@ class Supervised(Method):
         """Cross-entropy of every region with its image's label, averaged over views; labels below 0 have no loss."""
         terms = []
         logs: dict[str, Tensor] = {}
-        for number, canvas in enumerate(views):
+        for number, (canvas, scores) in enumerate(zip(views, self.scores(views), strict=True)):
             if canvas.regions.label is None:
                 raise _without_labels()
             label = canvas.regions.label.flatten()  # (N*K,)
-            logits = self.network(canvas).flatten(0, 1)  # (N*K, classes)
+            logits = scores.flatten(0, 1)  # (N*K, classes)
             losses = F.cross_entropy(
                 logits,
                 label.clamp(min=-1),
@@ -117,6 +117,12 @@ class Supervised(Method):
             logs[f"loss_view_{number}"] = terms[-1].detach()
             logs.setdefault("accuracy", (logits.argmax(dim=1) == label).float().mean())
         return Step(torch.stack(terms).mean(), logs)
+
+    def scores(self, views: Sequence[Canvas]) -> list[Tensor]:
+        """A view's (N, K, classes), before softmax; a pyramid sees all views together, as in MCL."""
+        if isinstance(self.network, PyramidNetwork):
+            return self.network(views)
+        return [self.network(canvas) for canvas in views]
 
     def momentum_pairs(self, progress: Progress) -> list[MomentumPair]:
         return []

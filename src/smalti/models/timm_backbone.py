@@ -32,6 +32,9 @@ class TimmBackbone(BackboneConfig):
         name: a timm architecture, `smalti` adds none of its own: "resnet50", "vit_small_patch16_224", ...
         stem: "standard" is timm's; "stride8" is the CIFAR stem of a ResNet (3x3 convolution of stride 1, no
             max-pool; 32 px images give a 4 x 4 map); "stride16" the same with stride 2, for 48 to 96 px images.
+        zero_init_last: whether the last normalization of every residual block begins with weight 0, and so the block as
+            the identity (arXiv:1706.02677, section 5.1). None for timm's choice: True for ResNets. Only architectures
+            with such blocks take True or False.
         in_channels: channels of the images, 1 or more.
         width: factor on all channels of a plain ResNet, its stem's too: 2 for R50w2x, 0.5 for either half of CMC.
         options: further keyword arguments of the timm architecture, e.g. {"channels": [32, 64, 128, 256]}.
@@ -45,6 +48,7 @@ class TimmBackbone(BackboneConfig):
 
     name: str = "resnet50"
     stem: Literal["standard", "stride8", "stride16"] = "standard"
+    zero_init_last: bool | None = None
     in_channels: int = 3
     width: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +62,10 @@ class TimmBackbone(BackboneConfig):
                 "one of the two",
                 "leave the channels or the width out",
             )
+        if self.zero_init_last is not None and "zero_init_last" in self.options:
+            raise UserError(
+                f"zero_init_last {self.zero_init_last} and options {self.options}", "one of the two", "leave one out"
+            )
 
     def build(self) -> nn.Module:
         """timm's network without its classifier.
@@ -68,7 +76,7 @@ class TimmBackbone(BackboneConfig):
         return _create(self)
 
     def timm_options(self) -> dict[str, Any]:
-        """`options`, with the channels that `width` makes of a ResNet's."""
+        """What makes the architecture: `options`, with the channels that `width` makes of a ResNet's."""
         channels = [round(self.width * each) for each in _RESNET_CHANNELS]
         return self.options if self.width == 1 else {**self.options, "channels": channels}
 
@@ -84,14 +92,22 @@ def _create(config: TimmBackbone) -> Any:
     if config.width != 1 and not timm.models.is_model_in_modules(config.name, ["resnet"]):
         raise _not_plain(config)
     _check_plain(config)
-    options = {**config.timm_options()}
+    options = {"zero_init_last": config.zero_init_last} | config.timm_options()  # timm drops options that are None
     if _TAKES_DYNAMIC_SIZE.match(config.name):
         options.setdefault("dynamic_img_size", True)
     if config.name.startswith("swin"):
         options.setdefault("strict_img_size", False)
     try:
         model: Any = timm.create_model(config.name, num_classes=0, in_chans=config.in_channels, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+    except TypeError as error:  # timm passes unknown options on to the network
+        if config.zero_init_last is not None and "zero_init_last" in str(error):
+            raise UserError(
+                f"zero_init_last {config.zero_init_last} for {config.name}",
+                "a network of residual blocks that can begin as the identity",
+                "give --backbone.zero-init-last None",
+            ) from None
+        raise _not_taken(config, str(error).partition("\n")[0]) from None
+    except (ValueError, AssertionError, RuntimeError, IndexError, KeyError, AttributeError) as error:
         raise _not_taken(config, str(error).partition("\n")[0] or type(error).__name__) from None
     _check_known(config, type(model))
     plain = type(model) is timm.models.resnet.ResNet and isinstance(model.conv1, nn.Conv2d)
@@ -157,7 +173,7 @@ def _shrink_stem(model: Any, stride: int) -> None:
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution as in timm's ResNets, with their initialization."""
+    """A convolution as in timm's ResNets, initialized in the same way."""
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

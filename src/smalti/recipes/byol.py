@@ -19,7 +19,10 @@ _SCALE = (0.08, 1.0)
 
 
 def byol() -> Recipe:
-    """Two standard views of 224 px, ResNet-50, 1000 epochs of ImageNet-1K, with the preset of the released code."""
+    """Two standard views of 224 px, ResNet-50, 1000 epochs of ImageNet-1K, with the preset of the released code.
+
+    Residual blocks begin as the identity (released code), which is timm's default.
+    """
     return Recipe(
         name="byol",
         source="arXiv:2006.07733, section 3.3, appendix B and released code",
@@ -143,7 +146,7 @@ def byol_small() -> Recipe:
 
 
 def byol_multicrop_small() -> Recipe:
-    """Four crops of 16 px beside them."""
+    """Four crops of 16 px in addition."""
     base = byol_small()
     return replace(
         base,

@@ -12,7 +12,8 @@ from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 
 LINEAR = ProjectorConfig(kind="linear", dim=128)
-HALF = TimmBackbone(name="resnet50", width=0.5)
+HALF = TimmBackbone(name="resnet50", width=0.5, zero_init_last=False)
+_SMALL_HALF = TimmBackbone(name="resnet18", stem="stride8", width=0.5, zero_init_last=False)
 CROP_AND_FLIP = Augmentation(jitter=0.0, gray=0.0, blur=0.0)  # all that the released code does
 
 
@@ -42,6 +43,6 @@ def cmc_small() -> Recipe:
         source="our small version of CMC",
         published="",
         views=(Crop(size=32, scale=(0.08, 1.0), augmentation=CROP_AND_FLIP),),
-        backbone=SplitBackbone(half=TimmBackbone(name="resnet18", stem="stride8", width=0.5), color_space="ycbcr"),
+        backbone=SplitBackbone(half=_SMALL_HALF, color_space="ycbcr"),
         method=CMCConfig(negatives="queue", num_negatives=4096, ema_momentum=0.99, temperature=0.1, region_size=4),
     )

@@ -44,7 +44,7 @@ def dino() -> Recipe:
 
 
 def dino_multicrop() -> Recipe:
-    """Two standard views and eight local crops of 96 px."""
+    """Eight local crops of 96 px in addition to the standard views."""
     return replace(
         dino(),
         name="dino_multicrop",
@@ -77,7 +77,7 @@ def mosrep_dino() -> Recipe:
     )
 
 
-# At 32 px there is nothing to blur.
+# At 32 px blur has no effect.
 _FIRST_SMALL, _SECOND_SMALL, _LOCAL_SMALL = (replace(each, blur=0.0) for each in (_FIRST, _SECOND, _LOCAL))
 
 
@@ -101,7 +101,7 @@ def dino_small() -> Recipe:
 
 
 def dino_multicrop_small() -> Recipe:
-    """Two views of 32 px and four local crops of 16 px."""
+    """Four local crops of 16 px in addition."""
     return replace(
         dino_small(),
         name="dino_multicrop_small",

@@ -1,8 +1,9 @@
 """Image mixture (Shen et al. 2020, arXiv:2003.05438) and its later version Un-Mix: the published settings.
 
-Both keep the first MoCo's single linear layer as projector. Image mixture lowers the learning rate in steps, as the
-codes that it builds on do; the text does not say when in runs of 800 epochs: here, at the same fractions of them. The
-published linear probes have their own rates (10 and 30), on features as they are.
+Both keep the first MoCo's single linear layer as projector, and their residual blocks do not begin as the identity
+(released codes of CMC, on which image mixture builds, and of Un-Mix). Image mixture lowers the learning rate in steps,
+as the codes that it builds on do; the text does not say when in runs of 800 epochs: here, at the same fractions of
+them. The published linear probes have their own rates (10 and 30), on features as they are.
 """
 
 from dataclasses import replace
@@ -27,11 +28,12 @@ _DEMO = "Un-Mix (AAAI 2022), released CIFAR demonstration"
 # MoCo's first augmentation, as in the code base of CMC on which the paper builds.
 _MOCO_V1 = Augmentation(jitter=1.0, hue=0.4, blur=0.0)
 _CMC_SCALE = (0.2, 1.0)  # on ImageNet-100
-# The demonstration's crops; at 32 px there is nothing to blur.
+# The demonstration's crops; there is no blur.
 _CIFAR = Augmentation(blur=0.0)
 # The mean and deviation of CIFAR-10's pixels, with which the demonstration normalizes those of CIFAR-100 too.
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _mixture = partial(Mixture, own_first=True, each_partner=True)  # as the released code mixes
+_BACKBONE = TimmBackbone(name="resnet50", zero_init_last=False)
 
 
 def mixture_moco_in100_baseline() -> Recipe:
@@ -42,6 +44,7 @@ def mixture_moco_in100_baseline() -> Recipe:
         source=f"{_SOURCE}, table 5",
         published="linear probe on ImageNet-100, 800 epochs: 78.2",
         views=(crop, crop),
+        backbone=_BACKBONE,
         method=MoCoConfig(projector=LINEAR, ema_momentum=0.99, queue=16384, temperature=0.07),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.06, momentum=0.9, weight_decay=1e-4, drops=(400, 533, 667)),
         epochs=800,
@@ -105,6 +108,7 @@ def mixture_moco_baseline() -> Recipe:
         source=f"{_SOURCE}, table 6",
         published="linear probe on ImageNet-1K, 200 epochs: 59.5",
         views=(crop, crop),
+        backbone=_BACKBONE,
         method=MoCoConfig(projector=LINEAR, ema_momentum=0.999, queue=16384, temperature=0.07),
         optimizer=OptimizerConfig(name="sgd", base_lr=0.03, momentum=0.9, weight_decay=1e-4, drops=(120, 160)),
         epochs=200,
@@ -129,7 +133,7 @@ def mixture_moco_w2x_baseline() -> Recipe:
         mixture_moco_baseline(),
         name="mixture_moco_w2x_baseline",
         published="linear probe on ImageNet-1K, ResNet-50 w2x, 200 epochs: 64.6",
-        backbone=TimmBackbone(name="resnet50", width=2.0),
+        backbone=replace(_BACKBONE, width=2.0),
     )
 
 
@@ -144,7 +148,7 @@ def mixture_moco_w2x() -> Recipe:
 
 
 def mixture_moco_small() -> Recipe:
-    """Global and region mixture of views of 32 px."""
+    """Global and region mixture of views of 32 px; nothing but the views differs from `moco_v2_small`."""
     view = Mixture(size=32, augmentation=_CIFAR)
     return replace(
         moco_v2_small(),
@@ -156,7 +160,7 @@ def mixture_moco_small() -> Recipe:
 
 
 def unmix_moco_small() -> Recipe:
-    """Two views of 32 px, and the query's crops mixed in pairs."""
+    """The query's crops mixed in pairs, in addition to two views of 32 px; the projector is `moco_v2_small`'s."""
     base = moco_v2_small()
     return replace(
         base,

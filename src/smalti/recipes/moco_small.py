@@ -1,4 +1,7 @@
-"""The same three for images of 32 px: ResNet-18 with the CIFAR stem, as in the published small-scale tables."""
+"""The same three for images of 32 px: ResNet-18 with the CIFAR stem, as in the published small-scale tables.
+
+All have MosRep's conv projector, where the published MoCo-v2 has none, so that they differ in their views alone.
+"""
 
 from dataclasses import replace
 
@@ -10,18 +13,18 @@ from smalti.training.recipe import Recipe
 from smalti.views.crops import Augmentation, Crop
 from smalti.views.mosaic import Mosaic
 
-# Blur says nothing at 32 px: MoCo's own CIFAR demonstration leaves it out.
+# MoCo's CIFAR demonstration has no blur.
 _SMALL = Augmentation(blur=0.0)
 
 
 def moco_v2_small() -> Recipe:
-    """Two views of 32 px; the settings of MoCo's CIFAR-10 demonstration, but for the conv projector of all three."""
+    """Two views of 32 px; the settings of MoCo's CIFAR-10 demonstration, but for MosRep's conv projector."""
     return Recipe(
         name="moco_v2_small",
         source="MoCo's CIFAR-10 demonstration notebook",
         published="CIFAR-10, ResNet-18, 200 epochs, kNN: 82.6",
         views=(Crop(size=32, augmentation=_SMALL), Crop(size=32, augmentation=_SMALL)),
-        backbone=TimmBackbone(name="resnet18", stem="stride8"),
+        backbone=TimmBackbone(name="resnet18", stem="stride8", zero_init_last=False),
         method=MoCoConfig(
             projector=ProjectorConfig(kind="conv", dim=128),
             ema_momentum=0.99,
@@ -37,7 +40,7 @@ def moco_v2_small() -> Recipe:
 
 
 def moco_v2_multicrop_small() -> Recipe:
-    """Two views of 32 px and four crops of 16 px."""
+    """Four crops of 16 px in addition; nothing but the views differs from `moco_v2_small`."""
     base = moco_v2_small()
     return replace(
         base,
@@ -49,7 +52,7 @@ def moco_v2_multicrop_small() -> Recipe:
 
 
 def mosrep_moco_small() -> Recipe:
-    """The four crops of 16 px as mosaics of 32 px."""
+    """The four crops of 16 px as mosaics of 32 px; nothing but the views differs from `moco_v2_small`."""
     base = moco_v2_small()
     return replace(
         base,
