@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from smalti.errors import UserError
-from smalti.evaluation.features import FeatureSet, extract_features
+from smalti.evaluation.features import FeatureSet, extract_features, matching_labels
 from smalti.evaluation.knn import knn_scores
 from smalti.evaluation.linear import LinearProbe
 from smalti.images.catalog import has_split, open_source
@@ -184,10 +184,9 @@ def evaluate_knn(train: FeatureSet, test: FeatureSet) -> dict[str, float]:
 
 def evaluate_linear(train: FeatureSet, test: FeatureSet, seed: int = 0) -> dict[str, float]:
     """Accuracy, 0 to 1, of a linear probe on frozen features."""
-    if train.labels is None or test.labels is None:
-        raise UserError("images without labels", "one sub-folder a class", "label both sets")
-    probe = LinearProbe(seed=seed).fit(train.features, train.labels)
-    return {"linear": probe.score(test.features, test.labels)}
+    train_labels, test_labels = matching_labels(train, test)
+    probe = LinearProbe(seed=seed).fit(train.features, train_labels)
+    return {"linear": probe.score(test.features, test_labels)}
 
 
 def _announce(console: Console, source: ImageSource) -> None:

@@ -23,8 +23,8 @@ def require_not_negative(settings: Any, *names: str) -> None:
 
 
 def require_count(settings: Any, *names: str, least: int = 1) -> None:
-    """Raise UserError unless each of these fields is `least` or more."""
-    _require(settings, names, f"{least} or more", lambda value: value >= least)
+    """Raise UserError unless each of these fields is `least` or more, and below 2^31."""
+    _require(settings, names, f"{least} or more, and below 2^31", lambda value: least <= value < 2**31)
 
 
 def _require(settings: Any, names: tuple[str, ...], expected: str, is_right: Callable[[Any], bool]) -> None:

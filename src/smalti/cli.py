@@ -343,10 +343,17 @@ def _json_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.P
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda texts: json.loads(texts[0]),
+        instance_from_str=lambda texts: _json_object(texts[0]),
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f'{text} is not a JSON object, such as {{"patch_size": 8}}')
+    return value
 
 
 def _one_line(complaint: str, name: str) -> UserError:

@@ -35,7 +35,7 @@ def test_mcl_has_the_released_views() -> None:
         assert (augmentation.jitter, augmentation.gray) == (0.8, 0.2)
         jitter = augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue
         assert jitter == (0.4, 0.4, 0.2, 0.1)
-    assert {view.scale for view in recipe.views} == {(0.2, 1.0)}
+    assert {view.scale for view in recipe.views} == {(0.08, 1.0)}  # the text; released code: (0.2, 1)
     sizes, rng = np.tile([300, 300], (64, 1)), make_rng(64, 32)
     assert [len(view.plan(sizes, rng).slots) * 32 // 64 for view in recipe.views[::2]] == [32, 8, 2, 1]
 

@@ -97,6 +97,30 @@ class FeatureSet:
             ) from None
 
 
+def matching_labels(train: FeatureSet, test: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of two sets, (M,) and (N,), numbered as in `train`: classes are the same where their names are.
+
+    Raises:
+        UserError: a set is unlabeled, or `test` has images of classes that `train` lacks.
+    """
+    if train.labels is None or test.labels is None:
+        raise UserError("images without labels", "one sub-folder a class", "label both sets")
+    if train.class_names == test.class_names:
+        return train.labels, test.labels
+    number = {name: index for index, name in enumerate(train.class_names)}
+    present = [test.class_names[label] for label in np.unique(test.labels)]
+    unknown = [name for name in present if name not in number]
+    if unknown:
+        alike = {name.casefold(): name for name in train.class_names}
+        close = [f"{name} (there it is {alike[name.casefold()]})" for name in unknown if name.casefold() in alike]
+        raise UserError(
+            f"test images of classes unknown to the training set: {', '.join((close or unknown)[:5])}",
+            f"its classes, {', '.join(train.class_names[:5])}{', ...' if len(train.class_names) > 5 else ''}",
+            "rename or remove those folders",
+        )
+    return train.labels, np.array([number.get(name, -1) for name in test.class_names])[test.labels]
+
+
 def extract_features(
     encoder: Encoder,
     source: ImageSource,

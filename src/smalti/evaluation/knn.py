@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smalti.errors import UserError
-from smalti.evaluation.features import FeatureSet
+from smalti.evaluation.features import FeatureSet, matching_labels
 
 # 1 and 5 as in MosRep (ICLR 2023), 20 and 200 as in DINO (ICCV 2021).
 PAPER_KS = (1, 5, 20, 200)
+_BLOCK = 16384  # features checked at a time
 
 Array = np.ndarray | Tensor
 
@@ -159,7 +160,7 @@ def knn_scores(
 
     Args:
         train: the bank, labeled.
-        test: the queries, labeled, of the same classes.
+        test: the queries, labeled, of classes that `train` has.
         ks: neighbors; `PAPER_KS` as far as the bank reaches unless given.
         weighted: as in `KnnProbe`.
         temperature: as in `KnnProbe`.
@@ -169,7 +170,7 @@ def knn_scores(
         {k: share of test images classified correctly, 0 to 1}.
 
     Raises:
-        UserError: a set is unlabeled, the classes differ, or a k is larger than the bank.
+        UserError: a set is unlabeled, `test` has a class that `train` lacks, or a k is larger than the bank.
 
     Example:
         >>> train = FeatureSet(np.eye(2, dtype=np.float32), np.array([0, 1]), ("a.png", "b.png"), ("cat", "dog"))
@@ -183,26 +184,12 @@ def knn_scores(
     return {k: float((probe._vote(similarities[:, :k], indices[:, :k]) == test_labels).mean()) for k in ks}
 
 
-def matching_labels(train: FeatureSet, test: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of two sets, (M,) and (N,), checked to mean the same classes.
-
-    Raises:
-        UserError: one has none, or the class names differ, so that equal numbers would mean other classes.
-    """
-    if train.labels is None or test.labels is None:
-        raise UserError("images without labels", "one sub-folder a class", "label both sets")
-    if train.class_names != test.class_names:
-        different = sorted(set(train.class_names) ^ set(test.class_names))
-        raise UserError(
-            f"classes in one set only: {', '.join(different[:5])}", "the same classes in both", "check the folders"
-        )
-    return train.labels, test.labels
-
-
 def _checked(features: Array) -> Tensor:
     features = torch.as_tensor(features)
     if features.ndim != 2:
         raise UserError(f"features of shape {tuple(features.shape)}", "(images, dimension)", "flatten the rest")
+    if not all(bool(block.isfinite().all()) for block in features.split(_BLOCK)):
+        raise UserError("features with NaN or infinity", "finite numbers", "check the encoder")
     return features
 
 

@@ -255,7 +255,9 @@ def read_checkpoint(path: Path) -> tuple[State, str]:
     """
     if path.suffix == ".safetensors":
         return _read_safetensors(path), ""
-    return _unwrap(_read_pickle(path), path)
+    content = _read_pickle(path)
+    _refuse_run_checkpoint(content, path)
+    return _unwrap(content, path)
 
 
 def _file_of(what: str | Path) -> Path:
@@ -269,6 +271,14 @@ def _file_of(what: str | Path) -> Path:
             "check the path",
         )
     return path
+
+
+def _refuse_run_checkpoint(content: Any, path: Path) -> None:
+    """A run's own checkpoint holds several networks, and no description of any."""
+    if isinstance(content, dict) and {"next_step", "method", "optimizer"} <= content.keys():
+        raise UserError(
+            f"{path}, which is a run's checkpoint", "its encoder", f"give the run folder, {path.parent.parent}"
+        )
 
 
 def _own(path: Path, info: EncoderInfo) -> Encoder:

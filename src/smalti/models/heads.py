@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from smalti.errors import UserError
+from smalti.checks import require_count
 from smalti.models.backbone import Features
 
 
@@ -43,8 +43,8 @@ class ProjectorConfig:
     norm: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden < 0 or self.dim < 1:
-            raise UserError(f"projector widths {self.hidden} and {self.dim}", "0 or more, 1 or more", "give wider ones")
+        require_count(self, "hidden", least=0)
+        require_count(self, "dim")
 
     def build(self, channels: int) -> nn.Module:
         """A projector for C channels: Features of N -> (N, D)."""
