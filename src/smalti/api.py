@@ -170,7 +170,7 @@ def _announce(console: Console, source: ImageSource) -> None:
     ignored = getattr(source, "ignored", {})
     if ignored:
         listed = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.items())
-        console.print(f"not images by their names, and ignored: {listed}", highlight=False)
+        console.print(f"ignored: {listed}", highlight=False)
 
 
 def _fit_batch(recipe: Recipe, images: int) -> Recipe:

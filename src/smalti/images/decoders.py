@@ -16,6 +16,8 @@ from smalti.images.exif import exif_orientation
 from smalti.images.layout import check_size, upright
 from smalti.images.pillow import decode_with
 
+_PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
+_MOST_PPM_HEADER = 2**16  # bytes: spaces and comments without end would be read one by one
 _PPM_CHANNELS = {b"P5": 1, b"P6": 3}
 _HOLE = 512  # bytes
 
@@ -39,8 +41,8 @@ def decode_png(data: bytes) -> np.ndarray:
         (H, W) or (H, W, C), uint8 or uint16.
     """
     chunks = _png_chunks(data)
-    width, height, depth = struct.unpack_from(">IIB", chunks[b"IHDR"])
-    check_size(height, width, 8 if depth == 16 else 4)
+    width, height, depth, color_type = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    check_size(height, width, _PNG_CHANNELS.get(color_type, 4) * depth // 8)
     image = imagecodecs.png_decode(data)
     return upright(image, exif_orientation(chunks.get(b"eXIf", b"")))
 
@@ -113,9 +115,8 @@ def decode_ppm(data: bytes) -> np.ndarray:
     Returns:
         (H, W) or (H, W, 3), uint8 or uint16.
     """
-    with PpmImagePlugin.PpmImageFile(BytesIO(data)) as header:
+    with PpmImagePlugin.PpmImageFile(BytesIO(data[:_MOST_PPM_HEADER])) as header:
         height, width = header.height, header.width
-        check_size(height, width, 8)
         _, _, start, args = header.tile[0]
     deep = args == "I;16B" or (isinstance(args, tuple) and int(args[1]) > 255)  # else (mode, greatest value)
     if not deep:
@@ -123,6 +124,7 @@ def decode_ppm(data: bytes) -> np.ndarray:
     if data[1:2] in b"23":
         raise BadImageError("PPM of 16 bits in plain text, which cannot be read; save it as binary")
     channels = _PPM_CHANNELS[data[:2]]
+    check_size(height, width, 2 * channels)
     return np.frombuffer(data, ">u2", height * width * channels, start).reshape(height, width, channels)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -176,5 +177,5 @@ def _scored_epochs(epochs: int, every: int) -> set[int]:
 def _describe(source: ImageSource) -> dict[str, Any]:
     digest = hashlib.sha256()
     for index in range(len(source)):
-        digest.update(source.image_name(index).encode() + b"\n")
+        digest.update(os.fsencode(source.image_name(index)) + b"\n")  # a file's name need not be UTF-8
     return {"name": source.name, "images": len(source), "digest": digest.hexdigest()[:16]}
