@@ -19,7 +19,7 @@ from PIL import JpegImagePlugin
 
 from smalti.errors import BadImageError
 from smalti.images.exif import exif_orientation
-from smalti.images.jpeg_scans import HOLE, PROGRESSIVE, check_scans
+from smalti.images.jpeg_scans import HOLE, check_scans, read_header
 from smalti.images.layout import check_size, inks_to_rgb, max_pixels, upright
 from smalti.images.pillow import decode_with
 
@@ -47,12 +47,13 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     except ValueError:  # among others a rare subsampling, which the header cannot name
         return decode_with(JpegImagePlugin.JpegImageFile, data)
     check_size(height, width)
-    if height * width * data.count(b"\xff\xda") > max_pixels() * _MOST_SCANS:
+    header = read_header(data)
+    if header.several_scans and height * width * data.count(b"\xff\xda") > max_pixels() * _MOST_SCANS:
         raise BadImageError("JPEG with too many scans to decode")
-    image = _decode_strictly(data, _OUTPUT[colors])
+    image = _decode_strictly(data, _OUTPUT[colors], header.several_scans)
     if image.shape[2] == 4:
         image = inks_to_rgb(image)
-    return upright(image, _orientation(data))
+    return upright(image, exif_orientation(header.exif))
 
 
 def check_jpeg(data: bytes) -> None:
@@ -63,10 +64,10 @@ def check_jpeg(data: bytes) -> None:
     """
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     check_size(height, width)
-    _decode_strictly(data, "GRAY")
+    _decode_strictly(data, "GRAY", read_header(data).several_scans)
 
 
-def _decode_strictly(data: bytes, colors: str) -> np.ndarray:
+def _decode_strictly(data: bytes, colors: str, several_scans: bool) -> np.ndarray:
     """Decode a JPEG to the given colors, "GRAY", "RGB" or "CMYK"; data that libjpeg makes up are refused.
 
     Raises:
@@ -82,12 +83,6 @@ def _decode_strictly(data: bytes, colors: str) -> np.ndarray:
         if not _HEADER_ONLY.search(message) and (not surplus or int(surplus[1]) > _MOST_SURPLUS):
             raise BadImageError(f"damaged JPEG ({message})") from error
         image = simplejpeg.decode_jpeg(data, colors, strict=False)
-    if PROGRESSIVE in data or HOLE in data:
+    if several_scans or HOLE in data:
         check_scans(data)
     return image
-
-
-def _orientation(jpeg: bytes) -> int:
-    """Out of the EXIF block before the first scan; a second image may follow, with a block of its own."""
-    at = jpeg.find(b"Exif\0\0", 0, jpeg.find(b"\xff\xda"))
-    return 1 if at < 0 else exif_orientation(jpeg[at : at + 2**16])
