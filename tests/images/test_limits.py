@@ -72,6 +72,17 @@ def test_a_tile_larger_than_its_image_counts(monkeypatch):
         decode(tiff(PICTURE, photometric="rgb", compression="zlib", tile=(512, 512)))
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "webp", "jpeg2000", "png"])
+def test_an_image_inside_of_a_tiff_counts(compression, monkeypatch):
+    data = tiff(PICTURE, photometric="rgb", compression=compression)
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        width = file.pages.first.tags["ImageWidth"]
+    claim = data[: width.valueoffset] + (2).to_bytes(2, "little") + data[width.valueoffset + 2 :]
+    monkeypatch.setenv("SMALTI_MAX_PIXELS", str(HEIGHT * WIDTH - 1))
+    with pytest.raises(BadImageError, match=f"claims {WIDTH} x {HEIGHT} pixels"):
+        decode(claim)
+
+
 def test_too_many_tiles_or_scans_are_refused(monkeypatch):
     many_tiles = tiff(np.zeros((512, 512), np.uint8), tile=(16, 16))
     many_scans = bytearray(encoded(PICTURE, "JPEG", progressive=True))

@@ -175,12 +175,12 @@ def test_a_thumbnail_is_not_the_image():
         decode(written(noise(3, np.uint8), photometric="rgb", subfiletype=1))
 
 
-@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "jpeg", "zstd"])
-@pytest.mark.parametrize("layout", ["strips", "tiles"])
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "jpeg", "zstd", "webp", "jpeg2000", "png"])
+@pytest.mark.parametrize("layout", ["one", "tiles"])
 def test_a_hole_is_refused(compression, layout):
     data = written(noise(3, np.uint8, 200, 300), photometric="rgb", compression=compression, **LAYOUTS[layout])
     middle = len(data) // 2
-    with pytest.raises(BadImageError, match=r"TIFF|JPEG"):
+    with pytest.raises(BadImageError, match=r"damaged|truncated"):
         decode(data[:middle] + bytes(4096) + data[middle + 4096 :])
 
 

@@ -40,11 +40,16 @@ def decode_png(data: bytes) -> np.ndarray:
     Returns:
         (H, W) or (H, W, C), uint8 or uint16.
     """
+    orientation = check_png(data)
+    return upright(imagecodecs.png_decode(data), orientation)
+
+
+def check_png(data: bytes) -> int:
+    """Refuse a PNG that is too large or cut; the orientation of others."""
     chunks = _png_chunks(data)
     width, height, depth, color_type = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     check_size(height, width, _PNG_CHANNELS.get(color_type, 4) * depth // 8)
-    image = imagecodecs.png_decode(data)
-    return upright(image, exif_orientation(chunks.get(b"eXIf", b"")))
+    return exif_orientation(chunks.get(b"eXIf", b""))
 
 
 def _png_chunks(data: bytes) -> dict[bytes, bytes]:
@@ -68,11 +73,15 @@ def _png_chunks(data: bytes) -> dict[bytes, bytes]:
 def decode_webp(data: bytes) -> np.ndarray:
     """Decode a WebP, the first frame of an animation, upright by its EXIF orientation.
 
-    The format has no checksum: damage is refused where it leaves a hole or breaks the structure.
-
     Returns:
         (H, W, 3), or (H, W, 4) when it is transparent, uint8.
     """
+    orientation = check_webp(data)
+    return upright(imagecodecs.webp_decode(data), orientation)
+
+
+def check_webp(data: bytes) -> int:
+    """Refuse a WebP that is too large, cut, or has a hole, the only damage to be seen; the orientation of others."""
     orientation = 1
     for kind, content in _riff_chunks(data):
         if kind == b"VP8X":
@@ -88,7 +97,7 @@ def decode_webp(data: bytes) -> np.ndarray:
             check_no_hole(content, "WebP")
         elif kind == b"EXIF":
             orientation = exif_orientation(content)
-    return upright(imagecodecs.webp_decode(data), orientation)
+    return orientation
 
 
 def _riff_chunks(data: bytes) -> list[tuple[bytes, bytes]]:

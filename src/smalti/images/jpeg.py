@@ -62,7 +62,10 @@ def check_jpeg(data: bytes) -> None:
     Raises:
         BadImageError: for either.
     """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise BadImageError("JPEG with a header that cannot be read, or channels other than 1, 3 or 4") from error
     check_size(height, width)
     _decode_strictly(data, "GRAY", read_header(data).several_scans)
 

@@ -52,6 +52,12 @@ def decode_jpeg2000(data: bytes) -> np.ndarray:
     Returns:
         (H, W) or (H, W, C), uint8 or uint16.
     """
+    check_jpeg2000(data)
+    return imagecodecs.jpeg2k_decode(data, numthreads=1, verbose=0)
+
+
+def check_jpeg2000(data: bytes) -> None:
+    """Refuse a JPEG 2000 that is too large, cut, or has a hole, the only damage to be seen."""
     start = data.find(_START_OF_CODESTREAM)
     end = data.rfind(_END_OF_CODESTREAM)
     if start < 0 or end < start:
@@ -60,7 +66,6 @@ def decode_jpeg2000(data: bytes) -> np.ndarray:
     (channels,) = struct.unpack_from(">H", data, start + 40)
     check_size(bottom - top, right - left, 4 * channels)  # OpenJPEG computes in 32 bits
     check_no_hole(data[data.find(_START_OF_DATA, start) : end], "JPEG 2000")
-    return imagecodecs.jpeg2k_decode(data, numthreads=1, verbose=0)
 
 
 def _without_exif(data: bytes, exif: bytes | None) -> bytes:

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import imagecodecs
@@ -12,11 +12,19 @@ import tifffile
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from smalti.errors import BadImageError
+from smalti.images.decoders import check_png, check_webp
 from smalti.images.jpeg import check_jpeg
 from smalti.images.layout import check_size, inks_to_rgb, max_pixels, upright
+from smalti.images.phones import check_jpeg2000
 
 _PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
 _JPEG = (COMPRESSION.JPEG, COMPRESSION.JPEG_2000_LOSSY, 33007)
+_CHECKS: dict[int, Callable[[bytes], object]] = {
+    **dict.fromkeys(_JPEG, check_jpeg),
+    **dict.fromkeys((34712, 33003, 33004, 33005), check_jpeg2000),  # the first is Leica's, the others Aperio's
+    COMPRESSION.WEBP: check_webp,
+    COMPRESSION.PNG: check_png,
+}
 _MOST_CHANNELS_OF_A_THIN_PAGE = 16
 _MOST_PAGES = 2**14  # of a stack that has to be read for its axes
 _LEAST_SEGMENT = 2**10  # pixels of a strip or tile, on the average, of an image of the most pixels
@@ -153,13 +161,15 @@ def _check_segments(page: _Page, data: bytes) -> None:
         raise BadImageError("TIFF that lacks some of its strips or tiles")
     if any(offset + count > len(data) for offset, count in segments):
         raise BadImageError("truncated TIFF")
-    if keyframe.compression == COMPRESSION.LZW:
+    if keyframe.compression == COMPRESSION.LZW and keyframe.fillorder == 1:
         for offset, count in segments[:-1]:  # some programs pad the last strip
             _check_lzw(data[offset : offset + count], keyframe)
-    elif keyframe.compression in _JPEG and keyframe.bitspersample == 8:
+    elif keyframe.compression in _CHECKS and (keyframe.compression not in _JPEG or keyframe.bitspersample == 8):
+        tables = keyframe.jpegtables
         for offset, count in segments:
-            tables, coded = keyframe.jpegtables, data[offset : offset + count]
-            check_jpeg(tables[:-2] + coded[2:] if tables else coded)  # without the markers between the two
+            coded = data[offset : offset + count]
+            # Tables of all segments go before the segment, without the markers of end and start between the two.
+            _CHECKS[keyframe.compression](tables[:-2] + coded[2:] if tables else coded)
 
 
 def _check_lzw(coded: bytes, page: tifffile.TiffPage) -> None:
