@@ -27,6 +27,7 @@ _CHECKS: dict[int, Callable[[bytes], object]] = {
 }
 _MOST_CHANNELS_OF_A_THIN_PAGE = 16
 _MOST_PAGES = 2**14  # of a stack that has to be read for its axes
+_MOST_SHAPED_PAGES = 2**12  # written by tifffile: each may begin a stack of its own, which takes a millisecond
 _LEAST_SEGMENT = 2**10  # pixels of a strip or tile, on the average, of an image of the most pixels
 _Page = tifffile.TiffPage | tifffile.TiffFrame
 _KEPT_AXES = "YXCS"  # height, width, channels, samples of a pixel; of time, depth and all others the first
@@ -120,7 +121,7 @@ def _first_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     sizes = [int(number) for number in re.findall(r'(?:Size[ZCT]|IFD|Count|NumPlanes|First[ZCT])="(\d+)"', description)]
     if math.prod(max(size, 1) for size in sizes[:3]) > _MOST_PAGES or max(sizes, default=0) > _MOST_PAGES:
         raise BadImageError(f"TIFF of more than {_MOST_PAGES} pages; split it")
-    if len(file.pages) > _MOST_PAGES:
+    if len(file.pages) > (_MOST_SHAPED_PAGES if file.is_shaped else _MOST_PAGES):
         raise BadImageError(f"TIFF of {len(file.pages)} pages; split it")
     return file.series[0]
 
