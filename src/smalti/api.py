@@ -195,7 +195,7 @@ def _announce(console: Console, source: ImageSource) -> None:
     ignored = getattr(source, "ignored", {})
     if ignored:
         listed = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in ignored.items())
-        console.print(printable(f"not images by their names, and ignored: {listed}"))
+        console.print(printable(f"ignored: {listed}"))
 
 
 def _fit_batch(recipe: Recipe, images: int) -> Recipe:

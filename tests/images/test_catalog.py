@@ -41,6 +41,27 @@ def test_val_goes_before_test(tree):
     assert names(open_source(root, "test")) == ["a/3.png"]
 
 
+def test_train_and_test_among_other_classes_are_classes(tree):
+    root = tree("train/1.png", "test/2.png", "bus/3.png", "car/deep/4.png")
+    assert not has_split(root)
+    source = open_source(root)
+    assert source.class_names == ("bus", "car", "test", "train")
+    assert len(source) == 4
+
+
+def test_other_folders_without_images_leave_splits_alone(tree):
+    root = tree("train/a/1.png", "train/b/2.png", "val/a/3.png", ".hidden/4.png")
+    (root / "labels").mkdir()
+    (root / "labels" / "words.txt").write_text("words")
+    assert has_split(root)
+    assert names(open_source(root, "test")) == ["a/3.png"]
+
+
+def test_images_next_to_the_splits_are_named(tree):
+    root = tree("train/a/1.png", "train/b/2.png", "val/a/3.png", "stray.png")
+    assert open_source(root).ignored == {"image next to the folders of the splits (stray.png)": 1}
+
+
 def test_any_other_folder_is_a_training_split(tree):
     root = tree("train/a/1.png", "train/b/2.png", "val/a/3.png")
     assert names(open_source(root / "train")) == ["a/1.png", "b/2.png"]
@@ -71,9 +92,9 @@ def test_errors_help(tmp_path, tree):
 def test_a_folder_without_images_says_what_it_holds(tmp_path):
     with pytest.raises(UserError, match="no files at all"):
         open_source(tmp_path)
-    (tmp_path / "a.heic").write_bytes(b"x")
-    (tmp_path / "b.heic").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"no images in .*2 \.heic.*expected files ending in .*\.jpg"):
+    (tmp_path / "a.cr2").write_bytes(b"x")
+    (tmp_path / "b.cr2").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no images in .*2 \.cr2.*expected files ending in .*\.jpg"):
         open_source(tmp_path)
 
 

@@ -5,6 +5,7 @@ import zlib
 from io import BytesIO
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -167,14 +168,22 @@ def test_truncated_png_is_refused(depth):
             decode(data[:kept])
 
 
-def test_sixteen_bit_gray_png_with_alpha_is_refused_in_words():
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def test_sixteen_bit_gray_png_with_alpha_keeps_both():
+    image = np.random.default_rng(4).integers(0, 65_536, (9, 7, 2)).astype(np.uint16)
+    assert_image(decode(imagecodecs.png_encode(image)), image)
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 4, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(b"\0\1\2\3\4"))
-    with pytest.raises(BadImageError, match="alpha"):
-        decode(b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b""))
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_png_is_obeyed(orientation, depth):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = smooth()
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(encoded(picture, "PNG", exif=exif)))))
+    png = imagecodecs.png_encode(picture.astype(np.uint16) * 257 if depth == 16 else picture)
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block + struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    assert_image(decode(png[:-12] + chunk + png[-12:]), expected * np.uint16(257) if depth == 16 else expected)
 
 
 # ---- TIFF

@@ -1,5 +1,7 @@
 """Which files of a folder are images, in which order, and how they are labeled."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_reads_the_pixels_of_the_file_that_it_names(tree):
     ("files", "labels", "classes"),
     [
         (("cat/1.png", "dog/x/2.png", "dog/3.png"), [0, 1, 1], ("cat", "dog")),
-        (("1.png", "cat/1.png", "dog/2.png"), None, ()),
+        (("1.png", "2.png", "cat/1.png", "dog/2.png"), None, ()),
         (("cat/1.png", "cat/x/2.png"), None, ()),
         (("1.png", "2.png"), None, ()),
     ],
@@ -42,6 +44,25 @@ def test_labels_come_from_the_first_folder(tree, files, labels, classes):
     else:
         assert source.labels.dtype == np.int64
         assert source.labels.tolist() == labels
+
+
+def test_one_image_next_to_the_classes_is_left_out_and_named(tree):
+    source = FolderSource(tree("stray.png", "cat/1.png", "dog/2.png", "dog/3.png"))
+    assert names(source) == ["cat/1.png", "dog/2.png", "dog/3.png"]
+    assert source.labels.tolist() == [0, 1, 1]
+    assert source.ignored == {"image next to the classes (stray.png)": 1}
+
+
+def test_many_are_counted_and_a_majority_turns_labels_off(tree):
+    strays = [f"{number}.png" for number in range(5)]
+    few = FolderSource(tree(*strays, *(f"{name}/{number}.png" for name in "ab" for number in range(3)), root="few"))
+    assert few.ignored == {"images next to the classes (0.png, 1.png, 2.png, ...)": 5}
+    assert len(few.labels) == len(few) == 6
+    assert (few.read(0) == 5).all()
+    most = FolderSource(tree(*strays, "a/1.png", "b/2.png", root="most"))
+    assert most.labels is None
+    assert len(most) == 7
+    assert most.ignored == {}
 
 
 def test_given_classes_settle_the_numbers(tree):
@@ -67,6 +88,38 @@ def test_links_are_followed_but_not_in_circles(tree, tmp_path):
     (root / "b").symlink_to(outside, target_is_directory=True)
     (root / "a" / "back").symlink_to(root, target_is_directory=True)
     assert names(FolderSource(root)) == ["a/2.png", "a/linked.png", "b/1.png"]
+
+
+def test_a_link_to_itself_is_no_folder(tree):
+    root = tree("a/1.png")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "loop.png").symlink_to(root / "loop.png")
+    source = FolderSource(root)
+    assert names(source) == ["loop.png", "a/1.png"]
+    assert source.ignored == {"": 1}
+    with pytest.raises(BadImageError, match="cannot be opened"):
+        source.read(0)
+
+
+def test_pipes_and_devices_are_not_opened(tree):
+    root = tree("a.png")
+    os.mkfifo(root / "b.png")
+    (root / "c.png").symlink_to("/dev/zero")
+    source = FolderSource(root)
+    assert names(source) == ["a.png", "b.png", "c.png"]
+    for index in (1, 2):
+        with pytest.raises(BadImageError, match="not a regular file"):
+            source.read(index)
+
+
+def test_names_that_are_no_utf_8_can_be_read_and_shown(tree):
+    odd = b"caf\xe9".decode("utf-8", "surrogateescape")
+    source = FolderSource(tree(f"{odd}/{odd}.png", f"{odd}/{odd}.{odd}", "b/1.png", f"{odd}.png", root=odd))
+    assert names(source) == ["b/1.png", f"{odd}/{odd}.png"]
+    assert (source.read(1) == 0).all()
+    for shown in (source.name, *source.ignored):
+        assert "caf\\xe9" in shown
+        assert shown.encode()
 
 
 def test_channels_are_brought_to_what_was_asked_for(tree):

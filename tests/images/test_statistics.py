@@ -1,5 +1,8 @@
 """Statistics standardize what they were measured on, and 8-bit color as published weights expect."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 
@@ -48,6 +51,83 @@ def test_floats_span_the_measured_range_channel_by_channel(tmp_path):
     values = standardized(images, statistics)
     np.testing.assert_allclose(values.mean(axis=0), 0, atol=1e-5)
     assert statistics.std[1] == 1e-3
+
+
+def clipped_share(statistics, image):
+    return float(((image < statistics.low) | (image > statistics.high)).mean())
+
+
+def test_five_bright_images_of_a_thousand_keep_their_pixels(tmp_path):
+    generator = np.random.default_rng(2)
+    images = [generator.random((12, 12, 1), dtype=np.float32) for _ in range(1000)]
+    for index in (3, 250, 511, 700, 998):
+        images[index] *= 9.97
+    statistics = measure(folder_of(tmp_path, images))
+    assert max(clipped_share(statistics, image) for image in images) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        brightest = statistics.to_unit(images[511])
+    assert len(np.unique(brightest)) == len(np.unique(images[511]))
+
+
+@pytest.mark.parametrize("missing", [-3.4028235e38, 3.4028235e38, -9999.0, -32768.0])
+def test_missing_pixels_are_named_and_no_part_of_the_range(tmp_path, missing):
+    generator = np.random.default_rng(3)
+    images = [generator.normal(100, 10, (20, 20, 2)).astype(np.float32) for _ in range(5)]
+    expected = measure(folder_of(tmp_path, images))
+    for image in images[::2]:
+        image[:3, :4] = missing
+    with pytest.warns(
+        UserWarning, match=re.escape(f"taken for missing, which become the least value: 72 of {missing:g}")
+    ):
+        statistics = measure(folder_of(tmp_path, images))
+    assert statistics.low >= expected.low
+    assert statistics.high <= expected.high
+    np.testing.assert_allclose(statistics.mean, expected.mean, atol=0.05)
+    np.testing.assert_allclose(statistics.std, expected.std, rtol=0.2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unit = statistics.to_unit(images[0])
+    assert (unit[:3, :4] == 0).all()
+    assert unit[3:].std() > 0.1
+
+
+def test_a_fill_value_among_others_is_a_value(tmp_path):
+    depths = np.linspace(-11_000, 0, 400, dtype=np.float32).reshape(20, 20, 1)
+    depths[5, 5] = -9999
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        statistics = measure(folder_of(tmp_path, [depths]))
+        assert (statistics.low, statistics.high) == (-11_000, 0)
+        assert abs(statistics.to_unit(depths)[5, 5, 0] - 1001 / 11_000) < 1e-6
+
+
+def test_one_broken_pixel_does_not_leave_all_others_alike(tmp_path):
+    images = [np.random.default_rng(4).random((40, 40, 1), dtype=np.float32) for _ in range(3)]
+    images[1][7, 7] = 1e9
+    statistics = measure(folder_of(tmp_path, images))
+    assert statistics.high < 100
+    assert standardized(images[::2], statistics).std() > 0.3
+    with pytest.warns(UserWarning, match=r"outside of .* are clipped"):
+        assert statistics.to_unit(images[1])[7, 7] == 1
+
+
+def test_clipping_is_told_once(tmp_path):
+    statistics = PixelStatistics(low=0, high=1.5, mean=(0.5,), std=(0.2,))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for value in (2, 3, -1):
+            statistics.to_unit(np.full((4, 4, 1), value, np.float32))
+    assert [str(each.message) for each in told] == ["pixel values outside of 0 to 1.5 are clipped"]
+
+
+@pytest.mark.parametrize("high", [255, 65535])
+def test_floats_between_0_and_1_are_not_black_to_an_encoder_of_whole_numbers(high):
+    statistics = PixelStatistics(low=0, high=high, mean=(0.5,), std=(0.25,))
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1)
+    scaled = statistics.alike(ramp)
+    np.testing.assert_allclose(scaled, ramp * high, atol=0.5)
+    np.testing.assert_allclose(statistics.alike(ramp * high), ramp * high, atol=0.5)
 
 
 def test_many_channels_are_measured_on_the_full_range():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smalti.errors import UserError
 from smalti.images.classes import only_classes
-from smalti.images.folder import IMAGE_SUFFIXES, FolderSource
+from smalti.images.folder import IMAGE_SUFFIXES, FolderSource, holds_images, strays
 from smalti.images.named import Split, open_set, set_names
 from smalti.images.source import ImageSource
 
@@ -18,8 +18,9 @@ def open_source(data: str | Path, split: Split = "train", channels: int = 3, cla
     """Open a folder of images, or a data set by its name.
 
     A folder with a sub-folder `train` (or `training`) and one of `val`, `valid`, `validation`, `test` has these as
-    its splits, with one numbering of the classes for both. Any other folder is a training split as a whole; in
-    particular a folder `.../train` given directly does not reach for its neighbor `.../val`.
+    its splits, with one numbering of the classes for both, unless there are images in further sub-folders: then all of
+    them are classes. Any other folder is a training split as a whole; in particular a folder `.../train` given directly
+    does not reach for its neighbor `.../val`.
 
     Args:
         data: a folder, or as text one of `set_names()`; a folder of such a name is written "./photos".
@@ -47,7 +48,10 @@ def _open_all(data: str | Path, split: Split, channels: int) -> ImageSource:
     folder = _existing_folder(data)
     splits = _split_folders(folder)
     if splits is not None:
-        return _not_empty(FolderSource(splits[split], channels, _shared_classes(splits)))
+        source = _not_empty(FolderSource(splits[split], channels, _shared_classes(splits)))
+        loose = [name for name in sorted(os.listdir(folder)) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        source.ignored |= strays([name for name in loose if (folder / name).is_file()], "the folders of the splits")
+        return source
     if split == "test":
         raise UserError(
             f"no test split in {folder}",
@@ -72,17 +76,22 @@ def _existing_folder(data: str | Path) -> Path:
 
 
 def _split_folders(folder: Path) -> dict[Split, Path] | None:
-    """The folders of both splits, or None when they are not both there."""
+    """The folders of both splits, or None when they are not both there, or lie among others with images."""
     by_name = {name.lower(): folder / name for name in sorted(os.listdir(folder), reverse=True)}
     train = [by_name[name] for name in _TRAIN_FOLDERS if name in by_name and by_name[name].is_dir()]
     test = [by_name[name] for name in _TEST_FOLDERS if name in by_name and by_name[name].is_dir()]
-    return {"train": train[0], "test": test[0]} if train and test else None
+    if not train or not test:
+        return None
+    others = [by_name[name] for name in {*by_name} - {*_TRAIN_FOLDERS, *_TEST_FOLDERS} if name[0] != "."]
+    if any(other.is_dir() and holds_images(other) for other in others):
+        return None
+    return {"train": train[0], "test": test[0]}
 
 
 def _shared_classes(splits: dict[Split, Path]) -> tuple[str, ...]:
     """Class names of both splits together: a class that one split lacks must not shift the labels of the others."""
     with_repeats = (entry for folder in splits.values() for entry in os.scandir(folder))
-    return tuple(sorted({entry.name for entry in with_repeats if entry.is_dir() and entry.name[0] != "."}))
+    return tuple(sorted({entry.name for entry in with_repeats if os.path.isdir(entry) and entry.name[0] != "."}))
 
 
 def _not_empty(source: FolderSource) -> FolderSource:

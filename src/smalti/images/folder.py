@@ -1,18 +1,22 @@
 """Images that are files: a plain list of them, and all of those below a folder."""
 
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from smalti.errors import BadImageError, UserError
 from smalti.images.decode import decode
-from smalti.images.layout import to_channels
-from smalti.images.paths import PathBuffer
+from smalti.images.layout import check_file_size, to_channels
+from smalti.images.paths import PathBuffer, printable
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".npy"))
+_COMMON = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".npy")
+_FURTHER = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".dcm")
+IMAGE_SUFFIXES = frozenset((*_COMMON, *_FURTHER))
+_NAMED = 3  # of the images without a class
 
 
 class FileSource:
@@ -56,8 +60,13 @@ class FileSource:
         Raises:
             BadImageError: the file cannot be read or decoded, or has channels that no rule brings to `channels`.
         """
+        path = os.path.join(self.root, self.paths[index])
         try:
-            with open(os.path.join(self.root, self.paths[index]), "rb") as file:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, and a device never end
+                raise BadImageError("not a regular file")
+            check_file_size(status.st_size)
+            with open(path, "rb") as file:
                 data = file.read()
         except OSError as error:
             raise BadImageError(f"cannot be opened: {error.strerror or error}") from error
@@ -67,9 +76,9 @@ class FileSource:
 class FolderSource(FileSource):
     """All images below a folder, in an order that does not depend on the file system.
 
-    Images in sub-folders are labeled by the first folder on their way, when there are two such folders or more
-    and no image lies next to them; any other layout is unlabeled. Hidden files and folders are skipped; links are
-    followed, but not in circles.
+    Images in sub-folders are labeled by the first folder on their way, when there are two such folders or more and
+    most images are in them; the few that lie next to these folders have no class and are left out. Any other layout is
+    unlabeled. Hidden files and folders are skipped; links are followed, but not in circles.
 
     Args:
         root: the folder.
@@ -82,7 +91,7 @@ class FolderSource(FileSource):
     """
 
     ignored: dict[str, int]
-    """How many files there are of each suffix that is not an image's ("" for none)."""
+    """How many files there are of each suffix that is not an image's ("" for none), and which images have no class."""
 
     def __init__(self, root: str | Path, channels: int = 3, class_names: tuple[str, ...] | None = None) -> None:
         ignored: Counter[str] = Counter()
@@ -98,14 +107,20 @@ class FolderSource(FileSource):
                 counts[-1] += 1
                 yield path
 
-        super().__init__(name=str(root), root=root, paths=noting_folders(), channels=channels)
+        super().__init__(name=printable(os.fspath(root)), root=root, paths=noting_folders(), channels=channels)
+        names = tuple(sorted({*folder_of} - {""})) if class_names is None else class_names
+        if len(names) >= 2 and folder_of[:1] == [""]:  # files of the root itself come first
+            if 2 * counts[0] < len(self):
+                ignored.update(strays([self.paths[index] for index in range(counts[0])], "the classes"))
+                self.paths = PathBuffer(self.paths[index] for index in range(counts[0], len(self)))
+                folder_of, counts = folder_of[1:], counts[1:]
+            else:
+                names = ()
         self.ignored = dict(ignored)
-        self._label(folder_of, counts, class_names)
+        if len(names) >= 2:
+            self._label(folder_of, counts, names)
 
-    def _label(self, folder_of: list[str], counts: list[int], class_names: tuple[str, ...] | None) -> None:
-        names = tuple(sorted(set(folder_of))) if class_names is None else class_names
-        if "" in folder_of or len(names) < 2:
-            return
+    def _label(self, folder_of: list[str], counts: list[int], names: tuple[str, ...]) -> None:
         unknown = sorted(set(folder_of) - set(names))
         if unknown:
             raise UserError(
@@ -116,6 +131,19 @@ class FolderSource(FileSource):
         index_of = {name: index for index, name in enumerate(names)}
         self.class_names = names
         self.labels = np.repeat(np.array([index_of[folder] for folder in folder_of], dtype=np.int64), counts)
+
+
+def strays(names: Sequence[str], neighbors: str) -> dict[str, int]:
+    """An entry of `FolderSource.ignored` for images that lie next to the folders that count; none without images."""
+    if not names:
+        return {}
+    listed = ", ".join(map(printable, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+    return {f"image{'s' * (len(names) > 1)} next to {neighbors} ({listed})": len(names)}
+
+
+def holds_images(root: str | Path) -> bool:
+    """Whether there is an image at any depth below a folder, by the names of its files."""
+    return next(_image_paths(os.fspath(root), Counter()), None) is not None
 
 
 def _image_paths(root: str, ignored: Counter[str]) -> Iterator[str]:
@@ -142,12 +170,20 @@ def _image_paths(root: str, ignored: Counter[str]) -> Iterator[str]:
         folders = []
         for entry in entries:
             path = os.path.join(folder, entry.name)
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append((path, above | {identity}))
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
             if suffix in IMAGE_SUFFIXES:
                 yield path
             else:
-                ignored[suffix] += 1
+                ignored[printable(suffix)] += 1
         pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is, or leads to, a folder; a link to itself leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,21 +1,57 @@
 """The one layout of an image in memory: (H, W, C), upright, C-contiguous, uint8, uint16 or float32."""
 
+import os
+
 import cv2
 import numpy as np
 
-from smalti.errors import BadImageError
+from smalti.errors import BadImageError, UserError
 
-_MOST_PIXELS = 2**30  # OpenCV's own limit; a damaged header can claim enough to bring the machine down
+LIMIT_VARIABLE = "SMALTI_MAX_PIXELS"
+_MOST_PIXELS = 2**27  # 134 megapixels: 512 MB decoded, and at most 1.5 GB while they are decoded
+_BYTES_A_PIXEL = 4
 
 
-def check_size(height: int, width: int) -> None:
-    """Refuse an impossible size before memory is taken for it.
+def max_pixels() -> int:
+    """The most pixels that an image may have: the environment variable SMALTI_MAX_PIXELS, or 2^27.
 
     Raises:
-        BadImageError: more than 2^30 pixels.
+        UserError: the variable is not a whole number above 0.
     """
-    if height * width > _MOST_PIXELS:
-        raise BadImageError(f"claims {width} x {height} pixels, too large to decode")
+    text = os.environ.get(LIMIT_VARIABLE, str(_MOST_PIXELS))
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"{LIMIT_VARIABLE}={text}", "a whole number of pixels above 0", "correct it or unset it")
+    return int(text)
+
+
+def check_size(height: int, width: int, pixel_bytes: int = _BYTES_A_PIXEL) -> None:
+    """Refuse a size that a header claims before memory is taken for it.
+
+    Args:
+        height: pixels.
+        width: pixels.
+        pixel_bytes: what decoding takes for each pixel; above 4, a pixel counts as several.
+
+    Raises:
+        BadImageError: more pixels than `max_pixels()`.
+    """
+    limit = max_pixels()
+    if height * width * max(pixel_bytes, _BYTES_A_PIXEL) > limit * _BYTES_A_PIXEL:
+        of = f" of {pixel_bytes} bytes" if pixel_bytes > _BYTES_A_PIXEL else ""
+        raise BadImageError(
+            f"claims {width} x {height} pixels{of}, too large to decode; {LIMIT_VARIABLE} allows {limit} of 4 bytes"
+        )
+
+
+def check_file_size(size: int) -> None:
+    """Refuse a file of more bytes than the largest image, before it is read.
+
+    Raises:
+        BadImageError: more than 4 bytes for each of `max_pixels()`.
+    """
+    limit = max_pixels()
+    if size > limit * _BYTES_A_PIXEL:
+        raise BadImageError(f"has {size} bytes, too large to read; {LIMIT_VARIABLE} allows {limit} pixels of 4 bytes")
 
 
 def as_image(array: np.ndarray) -> np.ndarray:
@@ -68,6 +104,21 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
         image = image[::-1]
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
+    return image
+
+
+def inks_to_rgb(paper: np.ndarray) -> np.ndarray:
+    """Cyan, magenta, yellow and black to RGB, row by row to save memory.
+
+    Args:
+        paper: (H, W, 4) uint8, what the inks leave of the white of the paper: 255 for no ink.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    image = np.empty((*paper.shape[:2], 3), dtype=np.uint8)
+    for row, left in zip(image, paper, strict=True):
+        row[:] = (left[:, :3].astype(np.uint16) * left[:, 3:] + 127) // 255
     return image
 
 

@@ -40,3 +40,8 @@ class PathBuffer:
     def nbytes(self) -> int:
         """Bytes held: those of the paths and 8 for each, and 8 more."""
         return self._text.nbytes + self._offsets.nbytes
+
+
+def printable(path: str) -> str:
+    """A path as text for people: bytes that are no UTF-8 become \\xe9 and the like, where printing would fail."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
