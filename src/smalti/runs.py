@@ -16,6 +16,7 @@ from smalti.files import atomic, writing
 
 # What others may leave in a folder without its being theirs.
 _HARMLESS = {"checkpoints", "views.png", "skipped.txt", ".lock", "tensorboard", "wandb"}
+_PRINTED = ("*.log", "*.out", "*.err")  # where a shell or a scheduler writes what the run prints
 _MAY_CHANGE = "max_bad_fraction "  # of a recipe, between two parts of a run
 _TEMPORARY = (".encoder.*", ".metrics.*", ".recipe.*", ".views.*", "checkpoints/.last.*", "checkpoints/.previous.*")
 
@@ -94,7 +95,7 @@ class RunFolder:
             return
         foreign = sorted({each.name for each in self.path.iterdir()} - _HARMLESS)
         foreign += [each.name for each in (self.checkpoint, self.previous_checkpoint) if each.exists()]
-        foreign = [name for name in foreign if not any(Path(name).match(each) for each in _TEMPORARY)]
+        foreign = [name for name in foreign if not any(Path(name).match(each) for each in (*_TEMPORARY, *_PRINTED))]
         if foreign:
             raise UserError(
                 f"folder {self.path} with {', '.join(foreign[:3])} but without recipe.json",

@@ -133,10 +133,12 @@ def test_a_run_that_is_there(complaint: Callable[[str], str], place: Path, tmp_p
     assert cli.main(line.replace("RUN", str(run)).split()) == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert "which holds a run; expected an empty folder; add --resume" in complaint(line)
-    assert "began with (recipe.seed 0 -> 1)" in complaint(f"{line} --seed 1 --resume")
-    assert "recipe.method.ema_momentum 0.9 -> 0.8" in complaint(f"{line} --method.ema-momentum 0.8 --resume")
+    assert "began with (seed 0 -> 1)" in complaint(f"{line} --seed 1 --resume")
+    assert "method.ema_momentum 0.9 -> 0.8" in complaint(f"{line} --method.ema-momentum 0.8 --resume")
     tiny.write_photos(tmp_path / "other", count=13)
-    assert "data.images 12 -> 13" in complaint(f"{line} --resume".replace(f"{place}/photos", str(tmp_path / "other")))
+    assert "than the run began with (13, not 12)" in complaint(
+        f"{line} --resume".replace(f"{place}/photos", str(tmp_path / "other"))
+    )
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 

@@ -154,7 +154,7 @@ def test_the_loss_with_a_bank_is_cross_entropy_with_stored_halves(
                 for position, weight, z in regions:
                     image = int(INDICES[position])
                     scores = [float(z @ banks[other][i]) / tau for i in [image, *drawn_for(position, step)]]
-                    expected -= weight * (scores[0] - math.log(sum(map(math.exp, scores)))) / len(regions)
+                    expected -= weight * (scores[0] - math.log(sum(map(math.exp, scores)))) / len(canvas.pixels)
                     if not number:
                         seen[half, image] = z
         with torch.no_grad():

@@ -221,7 +221,7 @@ def test_half_a_file_is_never_seen(resnet: Encoder, tmp_path: Path, monkeypatch:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("smalti.models.encoder.save_file", break_off)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="no space left"):
         save_encoder(tmp_path, resnet.backbone, resnet.info)
     assert weights.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.json", "encoder.safetensors"]

@@ -38,7 +38,7 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", failing)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         save(path, seed=2)
     found = begin(tiny_recipe.recipe())
     load_checkpoint(path, found)

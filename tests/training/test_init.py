@@ -80,7 +80,7 @@ def test_the_queue_holds_what_the_weights_make_of_images(earlier: Path, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_file, "train", note)
-        fit(SOURCE, RunFolder(tmp_path), recipe, EIGHT_BIT, engine=tiny.ENGINE, export=lambda backbone: None)
+        fit(SOURCE, RunFolder(tmp_path / "run"), recipe, EIGHT_BIT, engine=tiny.ENGINE, export=lambda backbone: None)
     torch.testing.assert_close(begun[0], expected)
 
 

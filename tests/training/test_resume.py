@@ -32,8 +32,8 @@ def arguments(photos: Path, run: Path, workers: int, *more: str) -> list[str]:
 def straight(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing happened to."""
     run = tiny.without_drawing(tmp_path_factory.mktemp("straight"))
-    process = processes.start(arguments(photos, run, workers=0), run / "printed.txt")
-    assert processes.wait(process) == 0, (run / "printed.txt").read_text()
+    process = processes.start(arguments(photos, run, workers=0), run / "printed.log")
+    assert processes.wait(process) == 0, (run / "printed.log").read_text()
     assert [step for step, _ in tiny.losses_of(run)] == list(range(1, tiny.STEPS + 1))
     return run
 
@@ -49,9 +49,9 @@ def test_a_run_killed_three_times_ends_as_if_it_had_not_been(
         partial(processes.die_after_lines, random.randint(1, 6), random.uniform(0, 0.02)),
     ]
     for before in (*deaths, None):
-        process = processes.start(arguments(photos, run, workers, "--resume"), tmp_path / "printed.txt", before)
+        process = processes.start(arguments(photos, run, workers, "--resume"), tmp_path / "printed.log", before)
         expected = -signal.SIGKILL if before else 0
-        assert processes.wait(process) == expected, (tmp_path / "printed.txt").read_text()
+        assert processes.wait(process) == expected, (tmp_path / "printed.log").read_text()
     tiny.assert_same_run(run, straight)
 
 

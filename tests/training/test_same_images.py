@@ -124,7 +124,7 @@ def test_other_images_are_refused_in_one_line(
 
 
 def test_removed_files_go_back_to_where_a_folder_lists_them(tmp_path: Path) -> None:
-    names = ["b.png", "z.png", "a/c.png", "a/d/e.png", "a/d.png", "f/g.png", "f/a/b.png"]
+    names = [f"x/{name}" for name in ("b.png", "z.png", "a/c.png", "a/d/e.png", "a/d.png", "f/g.png", "f/a/b.png")]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)

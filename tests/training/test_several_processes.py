@@ -35,7 +35,7 @@ def run_two(line: list[str], log: Path, before: Callable[[], None] | None = None
     world = processes.world_of(2)
     both = [
         processes.start([*line, "--devices", "2"], path, hook, rank, world)
-        for rank, (path, hook) in enumerate(((log, before), (log.with_suffix(".second"), None)))
+        for rank, (path, hook) in enumerate(((log, before), (log.with_name("second.log"), None)))
     ]
     return [processes.wait(process) for process in both]
 
@@ -44,14 +44,14 @@ def run_two(line: list[str], log: Path, before: Callable[[], None] | None = None
 def straight(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nothing happened to."""
     run = tiny.without_drawing(tmp_path_factory.mktemp("two"))
-    assert run_two(arguments(photos, run), run / "printed.txt") == [0, 0], (run / "printed.txt").read_text()
+    assert run_two(arguments(photos, run), run / "printed.log") == [0, 0], (run / "printed.log").read_text()
     return run
 
 
 def test_two_processes_learn_what_one_learns(photos: Path, straight: Path, tmp_path: Path) -> None:
     one = tiny.without_drawing(tmp_path / "one")
-    process = processes.start(arguments(photos, one), tmp_path / "printed.txt")
-    assert processes.wait(process) == 0, (tmp_path / "printed.txt").read_text()
+    process = processes.start(arguments(photos, one), tmp_path / "printed.log")
+    assert processes.wait(process) == 0, (tmp_path / "printed.log").read_text()
 
     assert [step for step, _ in tiny.losses_of(straight)] == list(range(1, 1 + EPOCHS * 2))
     found, expected = ([loss for _, loss in tiny.losses_of(run)] for run in (straight, one))
@@ -66,7 +66,7 @@ def test_two_processes_learn_what_one_learns(photos: Path, straight: Path, tmp_p
 def test_two_processes_of_which_one_is_killed_end_and_continue(photos: Path, straight: Path, tmp_path: Path) -> None:
     run = tiny.without_drawing(tmp_path / "run")
     killed, survivor = run_two(
-        arguments(photos, run), tmp_path / "printed.txt", partial(processes.die_after_lines, 5, 0.01)
+        arguments(photos, run), tmp_path / "printed.log", partial(processes.die_after_lines, 5, 0.01)
     )
     assert killed == -signal.SIGKILL
     assert survivor > 0  # it does not wait for the dead
@@ -81,15 +81,15 @@ def test_two_processes_of_which_one_is_killed_end_and_continue(photos: Path, str
 def test_the_second_process_waits_for_the_files_of_the_first(photos: Path, tmp_path: Path) -> None:
     run = tiny.without_drawing(tmp_path / "run")
     line = arguments(photos, run, "--epochs", "1")
-    assert run_two(line, tmp_path / "printed.txt", processes.write_late) == [0, 0]
+    assert run_two(line, tmp_path / "printed.log", processes.write_late) == [0, 0]
     assert tiny.checkpoint_of(run)["next_step"] == 2
 
 
 def test_a_loss_that_is_nan_stops_both_processes_with_one_line(photos: Path, tmp_path: Path) -> None:
     line = arguments(photos, tmp_path / "run", "--optimizer.base-lr", "1e30")
     tiny.without_drawing(tmp_path / "run")
-    assert run_two(line, tmp_path / "printed.txt") == [2, 2]
-    printed = (tmp_path / "printed.txt").read_text()
+    assert run_two(line, tmp_path / "printed.log") == [2, 2]
+    printed = (tmp_path / "printed.log").read_text()
     assert printed.count("smalti: got ") == 1
     assert "Traceback" not in printed
 
@@ -99,5 +99,5 @@ def test_a_bad_file_seen_by_both_processes_is_named_once(tmp_path: Path) -> None
     bad = photos / "07.png"
     bad.write_bytes(bad.read_bytes()[:200])
     run = tiny.without_drawing(tmp_path / "run")
-    assert run_two(arguments(photos, run), tmp_path / "printed.txt") == [0, 0], (tmp_path / "printed.txt").read_text()
+    assert run_two(arguments(photos, run), tmp_path / "printed.log") == [0, 0], (tmp_path / "printed.log").read_text()
     assert (run / "skipped.txt").read_text() == "07.png\ttruncated PNG\n"

@@ -306,7 +306,7 @@ def test_a_batch_has_one_lambda_and_one_box_where_asked(step: int) -> None:
     for own in range(12):
         expected, part = unmix_by_the_code(crops, own, own // 4 * 4 + (3 - own % 4), numbers, blended)
         torch.testing.assert_close(canvas.pixels[own], expected, atol=1e-6, rtol=0)
-        assert canvas.regions.weight[own].tolist() == pytest.approx([2 * part, 2 * (1 - part)], abs=1e-6)
+        assert canvas.regions.weight[own].tolist() == pytest.approx([part, 1 - part], abs=1e-6)
     assert len(canvas.regions.weight.unique(dim=0)) == 1
 
 

@@ -34,7 +34,7 @@ def test_the_four_tiles_meet_at_a_center_and_cover_the_canvas(seed: int, block: 
         assert {source // block for source in sources} == {canvas // block}
         areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
         expected = [np.sqrt(area) / SIZE for area in areas]
-        assert plan.regions.weight[canvas].tolist() == pytest.approx(expected, abs=1e-6)
+        assert plan.regions.weight[canvas].tolist() == pytest.approx([each / 4 for each in expected], abs=1e-6)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
