@@ -62,7 +62,7 @@ def pretrain(
         The trained encoder, as `load_encoder(out)` gives it.
 
     Raises:
-        UserError: for anything that the user can mend.
+        UserError: for anything that the user can put right.
 
     Example:
         >>> from smalti import pretrain
@@ -147,7 +147,7 @@ def plot(
         step: which batch of the run.
     """
     statistics = statistics or recipe.pixels(measure(source))
-    # Of a whole batch only one block: the picture shows a few images, and canvases are dealt no further.
+    # Of a whole batch only one block: the picture shows a few images, and tiles are assigned to canvases no further.
     block = _fit_batch(recipe, len(source)).block_size
     order = BatchOrder(num_images=len(source), batch_size=block, seed=recipe.seed, block=block)
     dataset = ViewDataset(source, recipe.views, order, statistics)
@@ -199,7 +199,7 @@ def _announce(console: Console, source: ImageSource) -> None:
 
 
 def _fit_batch(recipe: Recipe, images: int) -> Recipe:
-    """For a set smaller than the batch the same with a smaller one: the largest from which its views can be dealt.
+    """For a set smaller than the batch the same with a smaller one: the largest from which its views can be assigned.
 
     Raises:
         UserError: there are too few images for any.

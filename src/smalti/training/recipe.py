@@ -34,7 +34,7 @@ class Recipe:
         epochs: passes over the images.
         batch_size: images of an optimizer step, over all devices.
         accumulate: parts in which a batch is taken, to save memory; queue and batch statistics see one part at a time.
-        block: images among which canvases are dealt; 0 for what `choose_block` says of the batch and the views.
+        block: images among which tiles are assigned to canvases; 0 to let `choose_block` choose.
         mean: of every channel of pixels in [0, 1], with which they are normalized; empty for what `measure` finds in
             the data (ImageNet's for 8-bit RGB).
         std: the deviation of every channel, likewise.
@@ -101,7 +101,7 @@ class Recipe:
 
     @property
     def block_size(self) -> int:
-        """Images among which canvases are dealt."""
+        """Images among which tiles are assigned to canvases."""
         return self.block or choose_block(self.micro_batch, self.views)
 
     def pixels(self, measured: PixelStatistics) -> PixelStatistics:

@@ -1,4 +1,4 @@
-"""Among how many images canvases are dealt: blocks of a batch, none of which is ever split between processes."""
+"""Blocks of a batch: the images among which tiles are assigned to canvases, never split between processes."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ _LEAST, _MOST = 8, 32  # of the blocks to look at first
 
 
 def choose_block(batch_size: int, views: Sequence[Composition] = ()) -> int:
-    """Images of a block for a batch: of its divisors the largest up to 32 from which all views can be dealt.
+    """Images of a block for a batch: of its divisors the largest up to 32 from which all views can be assigned.
 
     Where there is none from 8 to 32 it is the least above them, then the largest below. Where no divisor will do it is
     what it would be without views, whose `check_block` then says why.
@@ -21,7 +21,7 @@ def choose_block(batch_size: int, views: Sequence[Composition] = ()) -> int:
 
 
 def can_assign(block: int, views: Sequence[Composition]) -> bool:
-    """Whether canvases of all views can be dealt among `block` images."""
+    """Whether canvases of all views can be assigned among `block` images."""
     try:
         for view in views:
             view.check_block(block)

@@ -36,8 +36,8 @@ class BatchOrder:
         num_images: in the data set.
         batch_size: images of a step over all ranks; the last, incomplete batch of an epoch is left out.
         seed: of the run.
-        block: images within which canvases are dealt; 0 for what `choose_block` says of the batch. Views are the
-            same for every number of ranks because no block is ever split between two.
+        block: images among which tiles are assigned to canvases; 0 to let `choose_block` choose. Views are the same
+            for every number of ranks because no block is ever split between two.
 
     Raises:
         UserError: the batch is larger than the data set, or the block does not divide it.
@@ -83,7 +83,7 @@ class BatchOrder:
         share, rest = divmod(self.batch_size, world_size)
         if rest or share % self.block_size:
             raise UserError(
-                f"{self.batch_size} images on {world_size} processes, dealt in blocks of {self.block_size}",
+                f"{self.batch_size} images on {world_size} processes, assigned in blocks of {self.block_size}",
                 "for each process a whole number of blocks",
                 "change --batch-size, or give a --block that divides the share of a process",
             )

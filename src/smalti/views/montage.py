@@ -20,7 +20,7 @@ from smalti.views.rng import ViewRNG
 
 @dataclass(frozen=True, kw_only=True)
 class Montage(Composition):
-    """Every image shrunk by 2^s and dealt `repeats` times onto canvases of 2^s x 2^s tiles, as large as a plain view.
+    """Every image shrunk by 2^s and assigned `repeats` times to canvases of 2^s x 2^s tiles, as large as a plain view.
 
     Algorithm 1 augments a view of full size and then keeps every 2^s-th of its rows and columns, from the first on
     (`interpolate(scale_factor=1 / ratio)`, as in the released code): "nearest". With "area" the crop is resized once
@@ -29,7 +29,7 @@ class Montage(Composition):
 
     Attributes:
         size: side of a canvas, pixels; a multiple of 2^s.
-        level: s, 0 or more; 0 is a plain crop, which is not dealt.
+        level: s, 0 or more; 0 is a plain crop, which needs no assignment.
         repeats: R, crops of every image (2 on the released code's level 3).
         scale: range of a crop's share of its image's area.
         ratio: range of its width over its height.
@@ -131,11 +131,11 @@ class Montage(Composition):
         if self.level == 0:
             return np.arange(len(rng.images) * self.repeats).reshape(-1, 1, 1)
         starts = range(0, len(rng.images) * self.repeats, rng.block * self.repeats)
-        dealt = [
+        assigned = [
             assign_tiles(rng, block, self.repeats, self.grid**2) + start
             for start, block in zip(starts, rng.blocks(), strict=True)
         ]
-        canvases = np.concatenate(dealt)  # (N, G^2)
+        canvases = np.concatenate(assigned)  # (N, G^2)
         cells = rng.per_canvas("cells", *canvases.shape).argsort(axis=1)
         return np.take_along_axis(canvases, cells, axis=1).reshape(-1, self.grid, self.grid)
 
@@ -156,7 +156,7 @@ class Montage(Composition):
 def assign_tiles(rng: ViewRNG, block: int, repeats: int, cells: int) -> Ints:
     """(b * R / cells, cells) crops of one block of b images on its canvases; crop j of image i is i * R + j.
 
-    The images are dealt in a random order, R times, and every `cells` of them make a canvas. The order changes only
+    The images are taken in a random order, R times, and every `cells` of them make a canvas. The order changes only
     where a canvas ends: so those on a canvas are all different if the block has as many, and else as evenly there as
     can be.
     """

@@ -20,7 +20,7 @@ from smalti.views.rng import ViewRNG
 
 @dataclass(frozen=True, kw_only=True)
 class Mosaic(Composition):
-    """M small crops of every image, dealt onto B canvases of sqrt(M) x sqrt(M) tiles, never two of one image.
+    """M small crops of every image, assigned to B canvases of sqrt(M) x sqrt(M) tiles, never two of one image.
 
     Attributes:
         tile_size: side of a small crop, pixels; a canvas measures sqrt(M) times as much.
@@ -86,7 +86,7 @@ class Mosaic(Composition):
         """Algorithm 1 of appendix D, every canvas with its own jitter; N = B, K = M (noise: N = B * M, K = 1)."""
         tiles = flatten(draw_tiles(sizes, rng, self.tiles, self.scale, self.ratio, self.augmentation))
         self.check_block(rng.block)
-        slots = self._lonely_slots(rng) if self.background == "noise" else deal_slots(rng, self.tiles)
+        slots = self._lonely_slots(rng) if self.background == "noise" else assign_slots(rng, self.tiles)
         offset = self._draw_offset(rng, len(slots))
         return Plan(
             tiles=tiles,
@@ -130,17 +130,17 @@ def check_mosaic_block(block: int, tiles: int) -> None:
         )
 
 
-def deal_slots(rng: ViewRNG, tiles: int) -> Ints:
+def assign_slots(rng: ViewRNG, tiles: int) -> Ints:
     """(N, G, G) crop in each cell: each of an image's M on one canvas, each canvas with crops of M different images."""
-    dealt = np.concatenate(
+    assigned = np.concatenate(
         [
             assign_tiles(rng, block, tiles) + start * tiles
             for start, block in zip(range(0, len(rng.images), rng.block), rng.blocks(), strict=True)
         ]
     )
-    cells = rng.per_canvas("cells", len(dealt), tiles).argsort(axis=1)
+    cells = rng.per_canvas("cells", len(assigned), tiles).argsort(axis=1)
     grid = math.isqrt(tiles)
-    return np.take_along_axis(dealt, cells, axis=1).reshape(-1, grid, grid)
+    return np.take_along_axis(assigned, cells, axis=1).reshape(-1, grid, grid)
 
 
 def mosaic_regions(
@@ -174,7 +174,7 @@ def mosaic_regions(
 
 
 def assign_tiles(rng: ViewRNG, block: int, crops: int) -> Ints:
-    """(b, M) crops dealt onto the canvases of one block of b images, M of each; crop j of image i is i * M + j.
+    """(b, M) crops assigned to the canvases of one block of b images, M of each; crop j of image i is i * M + j.
 
     Crop j of image i goes to canvas i + s_j with M different shifts s_j, images and canvases numbered at random: so
     the crops of an image lie on M canvases, and a canvas holds crops of M images. A block has at least M images.

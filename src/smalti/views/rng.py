@@ -64,7 +64,7 @@ class ViewRNG:
         view: position of the composition in the recipe's tuple of views.
         images: (B,) index in the data set of each image of this rank's share of the batch.
         first: position of this rank's first image in the batch of all ranks.
-        block: images within which canvases are dealt; divides B and `first`.
+        block: images within which tiles are assigned to canvases; divides B and `first`.
 
     Example:
         >>> rng = ViewRNG(seed=0, epoch=0, step=0, view=0, images=np.array([7, 3]), first=0, block=2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from smalti.errors import UserError
 from smalti.views.crops import Augmentation, check_crop, draw_tiles
-from smalti.views.mosaic import check_mosaic_block, deal_slots, mosaic_regions
+from smalti.views.mosaic import assign_slots, check_mosaic_block, mosaic_regions
 from smalti.views.plan import Composition, Ints, Plan, flatten
 from smalti.views.rng import ViewRNG
 
@@ -18,7 +18,7 @@ _TILES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class UnevenMosaic(Composition):
-    """Four crops of every image, dealt onto B canvases; the four on a canvas meet at a random center.
+    """Four crops of every image, assigned to B canvases; the four on a canvas meet at a random center.
 
     A crop is as large as the canvas and meets the center with its corner; what leaves the canvas is lost, as in YOLO's
     mosaic (arXiv:2004.10934). Never are two crops of one image on a canvas.
@@ -65,7 +65,7 @@ class UnevenMosaic(Composition):
         """A grid of 2 x 2 tiles as large as the canvas, moved so that its middle is the center: N = B, K = 4."""
         self.check_block(rng.block)
         tiles = flatten(draw_tiles(sizes, rng, _TILES, self.scale, self.ratio, self.augmentation))
-        slots = deal_slots(rng, _TILES)
+        slots = assign_slots(rng, _TILES)
         center = self.margin + (1 - 2 * self.margin) * rng.per_canvas("mosaic center", len(slots), 2)  # (N, 2)
         offset = np.rint(self.size * (center - 1)).astype(np.int64)
         return Plan(
