@@ -69,7 +69,9 @@ def test_two_processes_of_which_one_is_killed_end_and_continue(photos: Path, str
         arguments(photos, run), tmp_path / "printed.log", partial(processes.die_after_lines, 5, 0.01)
     )
     assert killed == -signal.SIGKILL
-    assert survivor > 0  # it does not wait for the dead
+    assert survivor == 2  # it does not wait for the dead, and says who is
+    told = (tmp_path / "second.log").read_text().splitlines()[-1]
+    assert told.startswith("smalti: got process 0 ended, so process 1 of 2 cannot go on")
 
     # This time as a user starts it: the command launches its own second process.
     command = [sys.executable, "-m", "smalti.cli", *arguments(photos, run, "--resume", "--devices", "2")]

@@ -22,7 +22,7 @@ from smalti.training.checkpoint import Saver, load_checkpoint
 from smalti.training.hardware import available_cores, resolve_precision
 from smalti.training.log import Log, Tracker
 from smalti.training.loop import fill_memory, train
-from smalti.training.processes import is_first, launch
+from smalti.training.processes import all_present, is_first, launch
 from smalti.training.recipe import Recipe
 from smalti.training.state import TrainState
 from smalti.training.watch import Monitor, Watch
@@ -130,7 +130,8 @@ def fit(
         log = Log(run, state, engine.log_every, engine.logger)
         scored = _scored_epochs(recipe.epochs, engine.score_every) if monitors else set()
         watch = Watch(run, ledger, log, monitors, scored, engine.log_every)
-        train(state, loader, fabric, log, watch, Saver(run, engine.checkpoint_every, export, watch))
+        with all_present():
+            train(state, loader, fabric, log, watch, Saver(run, engine.checkpoint_every, export, watch))
     return state
 
 

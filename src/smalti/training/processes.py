@@ -2,13 +2,22 @@
 
 import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
+from smalti.distributed import rank, world_size
 from smalti.errors import UserError
 from smalti.training.hardware import Precision
+
+# What gloo and NCCL say of a connection whose other end is gone.
+_LOST = ("closed by peer", "Connection reset", "Broken pipe", "imed out", "remote process exited", "NCCL communicator")
 
 
 def is_first(processes: int) -> bool:
@@ -59,6 +68,38 @@ def launch(devices: int, nodes: int, precision: Precision) -> Fabric:
             "let --devices and --nodes say what torchrun or SLURM starts",
         ) from error
     return fabric
+
+
+@contextmanager
+def all_present() -> Iterator[None]:
+    """Within, that another process ended is told in one line, by its number where that can be found out.
+
+    Raises:
+        UserError: a process ended or was silent for too long.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not any(sign in str(error) for sign in _LOST):
+            raise
+        raise UserError(
+            f"{_missing()} ended, so process {rank()} of {world_size()} cannot go on",
+            "all of them until the end",
+            "see what that process printed last; the same command with --resume continues",
+        ) from error
+
+
+def _missing() -> str:
+    """Which process does not answer any more, as far as the others can tell."""
+    if world_size() == 2:
+        return f"process {1 - rank()}"
+    try:
+        dist.monitored_barrier(timeout=timedelta(seconds=10), wait_all_ranks=True)
+    except (RuntimeError, ValueError) as error:  # gloo says which; NCCL has no such barrier
+        found = re.search(r"[Rr]anks? ([\d, ]*\d)", str(error).partition("]")[2] or str(error))
+        if found:
+            return f"process {found[1]}"
+    return "another process"
 
 
 def _check_started(processes: int) -> None:
