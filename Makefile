@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench
+TRIES ?= 2000
+
+.PHONY: install demo test check bench fuzz
 
 install: $(BIN)/smalti
 
@@ -25,3 +27,6 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks.run
+
+fuzz: install
+	$(BIN)/python -m benchmarks.fuzz --tries $(TRIES)
