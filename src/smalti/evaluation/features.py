@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -89,7 +88,7 @@ class FeatureSet:
                     class_names=tuple(arrays["class_names"].tolist()),
                     skipped=tuple((name, reason) for name, reason in arrays["skipped"].tolist()),
                 )
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, BadZipFile) as error:
+        except Exception as error:  # a damaged zip raises anything, from zlib's errors to NotImplementedError
             raise UserError(
                 f"{path}, which cannot be read as features ({error})",
                 "an .npz file that smalti wrote",
