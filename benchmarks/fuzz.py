@@ -12,6 +12,7 @@ import torch
 import tyro
 from PIL import Image
 
+from benchmarks.figures import machine
 from smalti.errors import BadImageError, UserError
 from smalti.evaluation.features import FeatureSet
 from smalti.images.decode import decode
@@ -119,7 +120,10 @@ def main(tries: int = 2000, seed: int = 0, out: Path = Path("results/fuzz.json")
     """Damage files, and write how often and with what."""
     torch.set_num_threads(1)
     failures = fuzz(tries, seed)
-    out.write_text(json.dumps({"tries of each kind": tries, "seed": seed, "failures": failures}, indent=2) + "\n")
+    out.write_text(
+        json.dumps({"machine": machine(), "tries of each kind": tries, "seed": seed, "failures": failures}, indent=2)
+        + "\n"
+    )
     print("\n".join(f"{name:<14} {len(texts)} of {tries} failed {texts[:2] or ''}" for name, texts in failures.items()))
 
 

@@ -118,6 +118,9 @@ class _Paired:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def close(self) -> None:
+        """There are no workers to end."""
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
             start = time.process_time()
