@@ -120,10 +120,8 @@ def main(tries: int = 2000, seed: int = 0, out: Path = Path("results/fuzz.json")
     """Damage files, and write how often and with what."""
     torch.set_num_threads(1)
     failures = fuzz(tries, seed)
-    out.write_text(
-        json.dumps({"machine": machine(), "tries of each kind": tries, "seed": seed, "failures": failures}, indent=2)
-        + "\n"
-    )
+    about = {"machine": machine(), "tries of each kind": tries, "seed": seed}
+    out.write_text(json.dumps({**about, "failures": failures}, indent=2) + "\n")
     print("\n".join(f"{name:<14} {len(texts)} of {tries} failed {texts[:2] or ''}" for name, texts in failures.items()))
 
 
