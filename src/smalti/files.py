@@ -1,12 +1,22 @@
 """Files that are never seen half written."""
 
+import lzma
 import os
+import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from smalti.errors import UserError
+
+# What zipfile and its decompressors raise for an archive that is damaged, a checkpoint or an .npz.
+DAMAGED_ZIP: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+)
 
 
 @contextmanager

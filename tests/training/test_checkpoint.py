@@ -46,6 +46,18 @@ def test_a_checkpoint_that_fails_half_way_leaves_the_old_one_whole(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("method", [1, 8, 9, 12, 14, 99])
+def test_a_changed_way_of_compression_is_refused_in_one_line(method: int, tmp_path: Path) -> None:
+    """Bytes 10 and 8 of the entries of a zip, in its directory and beside its files: deflate, bzip2, lzma, others."""
+    save(tmp_path / "last.ckpt")
+    data = bytearray((tmp_path / "last.ckpt").read_bytes())
+    for mark, at in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        data[data.index(mark) + at] = method
+    (tmp_path / "last.ckpt").write_bytes(data)
+    with pytest.raises(UserError, match=r"last.ckpt, which is damaged"):
+        load_checkpoint(tmp_path / "last.ckpt", begin(tiny_recipe.recipe()))
+
+
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
     save(tmp_path / "last.ckpt")
     other = tiny_recipe.recipe(backbone=TimmBackbone(name="resnet18", stem="stride16"))

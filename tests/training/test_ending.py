@@ -1,6 +1,7 @@
 """A run ends as its user or scheduler expects: by what code, with what line, and leaving what."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +30,8 @@ def line_for(photos: Path, run: Path, *more: str) -> list[str]:
     return ["pretrain", str(photos), "--out", str(run), "--recipe", tiny.RECIPE_FILE, *SETTINGS, *more]
 
 
-def signal_after_lines(count: int, numbers: tuple[int, ...]) -> None:
-    """Have this process sent signals when it has logged so many lines."""
+def after_lines(count: int, act: Callable[[], None]) -> None:
+    """Have this process do something when it has logged so many lines."""
     log, lines = RunFolder.log, 0
 
     def counting(*args: object) -> None:
@@ -38,10 +39,14 @@ def signal_after_lines(count: int, numbers: tuple[int, ...]) -> None:
         log(*args)  # type: ignore[arg-type]
         lines += 1
         if lines == count:
-            for number in numbers:
-                os.kill(os.getpid(), number)
+            act()
 
     RunFolder.log = counting  # type: ignore[method-assign, assignment]
+
+
+def signaled(*numbers: int) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -53,7 +58,7 @@ def test_a_signal_ends_a_run_after_the_step_it_is_in(
 ) -> None:
     run, log = tiny.without_drawing(tmp_path / "run"), tmp_path / "printed.txt"
     line = line_for(photos, run, "--workers", workers)
-    process = processes.start(line, log, partial(signal_after_lines, 3, (number,)))
+    process = processes.start(line, log, partial(after_lines, 3, partial(signaled, number)))
     assert processes.wait(process) == code
     last = log.read_text().splitlines()[-1]
     assert (
@@ -68,7 +73,7 @@ def test_a_signal_ends_a_run_after_the_step_it_is_in(
 
 def test_a_second_signal_ends_it_at_once(photos: Path, tmp_path: Path) -> None:
     run, log = tiny.without_drawing(tmp_path / "run"), tmp_path / "printed.txt"
-    both = partial(signal_after_lines, 3, (signal.SIGINT, signal.SIGINT))
+    both = partial(after_lines, 3, partial(signaled, signal.SIGINT, signal.SIGINT))
     assert processes.wait(processes.start(line_for(photos, run), log, both)) == 130
     assert "stopped by SIGINT" in log.read_text().splitlines()[-1]
     assert not RunFolder(run).checkpoint.exists()
@@ -200,23 +205,13 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing_half_written(
 
 def test_a_folder_deleted_during_a_run_is_told_in_one_line(photos: Path, tmp_path: Path) -> None:
     run, log = tiny.without_drawing(tmp_path / "run"), tmp_path / "printed.txt"
-    assert processes.wait(processes.start(line_for(photos, run), log, partial(delete_after_lines, run, 2))) == 2
+    assert (
+        processes.wait(
+            processes.start(line_for(photos, run), log, partial(after_lines, 2, partial(shutil.rmtree, run)))
+        )
+        == 2
+    )
     assert "could not be written" in log.read_text().splitlines()[-1]
-
-
-def delete_after_lines(run: Path, count: int) -> None:
-    import shutil
-
-    log, lines = RunFolder.log, 0
-
-    def counting(*args: object) -> None:
-        nonlocal lines
-        log(*args)  # type: ignore[arg-type]
-        lines += 1
-        if lines == count:
-            shutil.rmtree(run)
-
-    RunFolder.log = counting  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "encoder.safetensors", "checkpoints/last.ckpt", "metrics.jsonl"])

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smalti.errors import BadImageError, UserError
 from smalti.evaluation.frozen import assert_frozen
-from smalti.files import atomic
+from smalti.files import DAMAGED_ZIP, atomic
 from smalti.images.source import ImageSource
 from smalti.images.statistics import PixelStatistics
 from smalti.models.encoder import Encoder
@@ -88,7 +88,7 @@ class FeatureSet:
                     class_names=tuple(arrays["class_names"].tolist()),
                     skipped=tuple((name, reason) for name, reason in arrays["skipped"].tolist()),
                 )
-        except Exception as error:  # a damaged zip raises anything, from zlib's errors to NotImplementedError
+        except (*DAMAGED_ZIP, AttributeError, TypeError) as error:
             raise UserError(
                 f"{path}, which cannot be read as features ({error})",
                 "an .npz file that smalti wrote",

@@ -75,6 +75,7 @@ def _check_regions(composition: Composition, plan: Plan, images: int) -> None:
     assert ((boxes >= 0) & (boxes <= size)).all(), f"regions.boxes: expected them within the canvas of {size} px"
     assert (boxes[..., 2:] >= boxes[..., :2]).all(), "regions.boxes: expected left, top, right, bottom"
     assert (regions.weight >= 0).all(), "regions.weight: expected 0 or more"
+    assert (regions.weight.sum(dim=1) <= 1 + 1e-6).all(), "regions.weight: expected at most 1 over a canvas's regions"
     assert regions.level == composition.level, f"level {regions.level}: expected the composition's, {composition.level}"
     if regions.whole:
         assert (boxes == torch.tensor([0.0, 0.0, size, size])).all(), "whole regions: expected boxes of whole canvases"

@@ -15,7 +15,7 @@ import torch
 
 from smalti.distributed import rank
 from smalti.errors import UserError
-from smalti.files import atomic
+from smalti.files import DAMAGED_ZIP, atomic
 from smalti.models.backbone import Backbone
 from smalti.runs import RunFolder
 from smalti.training.state import TrainState
@@ -107,5 +107,5 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
+    except DAMAGED_ZIP:
         return False
