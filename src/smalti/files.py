@@ -14,7 +14,7 @@ from smalti.errors import UserError
 
 # What zipfile and its decompressors raise for an archive that is damaged, a checkpoint or an .npz.
 DAMAGED_ZIP: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError),
+    *(OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, AttributeError, TypeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
 

@@ -88,7 +88,7 @@ class FeatureSet:
                     class_names=tuple(arrays["class_names"].tolist()),
                     skipped=tuple((name, reason) for name, reason in arrays["skipped"].tolist()),
                 )
-        except (*DAMAGED_ZIP, AttributeError, TypeError) as error:
+        except DAMAGED_ZIP as error:
             raise UserError(
                 f"{path}, which cannot be read as features ({error})",
                 "an .npz file that smalti wrote",
